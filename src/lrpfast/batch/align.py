@@ -26,7 +26,9 @@ class _Columns(NamedTuple):
     kind: str | None
 
 
-def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: ArrayMetadata) -> np.ndarray:
+def aligned(
+    mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: ArrayMetadata, is_part: bool = False
+) -> np.ndarray:
     r"""The mask on the data's grid: its axes in the data's order, its points where the data have theirs.
 
     Axes are matched by their names, or as latitude and longitude; points by their coordinates, longitudes on the
@@ -40,11 +42,13 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
         The mask's name, for messages.
     labels : ArrayMetadata
         The data's, (samples, \*grid).
+    is_part : bool
+        Whether the data are a part of the grid on purpose.
 
     Raises
     ------
     InputError
-        When the mask lacks points of the data, or is True where the data have no point.
+        When the mask lacks points of the data, or is True where the data have no point and are no part on purpose.
     """
     dims = labels.dims[1:][-mask.ndim :]
     if mask.ndim != len(dims):
@@ -59,10 +63,10 @@ def aligned(mask: np.ndarray, mask_metadata: ArrayMetadata, name: str, labels: A
     _check_curved(mask_metadata, labels, dim_of_mask_dim, points, mask.shape, name)
     result = mask.reshape(-1)[points]
     lost = int(mask.sum()) - int(result.sum())
-    if lost > 0:
+    if lost > 0 and not is_part:
         raise InputError(
             f"{name}: the mask is True at {lost:,} points that the data do not have; give the data of the whole grid, "
-            "or the mask and the model of the data's part"
+            "or the mask and the model of the data's part: select= of the data takes the mask's part, too"
         )
     order = points[result]
     if (np.diff(order) <= 0).any():

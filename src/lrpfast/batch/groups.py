@@ -19,10 +19,10 @@ ALL = "all"
 GROUP = "group"
 #: Functions by which a model with a single output is a classifier.
 _SIGMOIDS = ("sigmoid", "hard_sigmoid")
-#: Bytes of a feature's statistics in a group, with those of the blocks that are not merged yet.
-_BYTES = 80
+#: Bytes of a feature's statistics in a group: sums, those of blocks that are not merged yet, and all results.
+_BYTES = 240
 #: Bytes of all groups that need no permission.
-_FREE_BYTES = 1 << 30
+_FREE_BYTES = 4 << 30
 
 
 def check_groups(groups: int, features: int, memory: int | None) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -207,7 +207,7 @@ class Journal:
         if not os.path.exists(self._room) or os.path.getsize(self._room) < size:
             try:
                 with open(self._room, "wb") as file:
-                    file.write(bytes(size))
+                    _allocate(file, size)
             except OSError:
                 self.give_room()
 
@@ -261,6 +261,15 @@ class Journal:
         if data.startswith((b"PK", PREFIX)) and not data.startswith(MAGIC):
             raise InputError(f"{self.output}: an unfinished run of another lrpfast version lies beside it; {ANEW}")
         raise InputError(f"{self.path}: damaged record of an unfinished run; {ANEW}")
+
+
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Give an empty file this much space on the disk; OSError when there is not as much."""
+    with contextlib.suppress(AttributeError, OSError):  # of systems and file systems that can only write
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for first in range(0, size, 1 << 20):
+        file.write(bytes(min(1 << 20, size - first)))
 
 
 def _digest(data: bytes | memoryview) -> bytes:

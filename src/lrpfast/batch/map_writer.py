@@ -18,10 +18,13 @@ from .metadata import Coord, encoded
 from .sinks.base import naming
 from .sinks.libraries import check_room, storing
 from .sinks.names import check_names
+from .sinks.packing import chunk_rows, write_chunks
 from .sinks.zarr import check_store, replace_store, write_zarr
 
 #: The extensions of the formats that hold several arrays.
 KINDS = (".nc", ".nc4", ".h5", ".hdf5", ".npz", ".zarr")
+#: Bytes from which threads compress an array in chunks of its rows.
+LARGE = 1 << 20
 
 
 def write_maps(
@@ -98,6 +101,17 @@ def _kind(path: str | os.PathLike[str]) -> tuple[str, str]:
     return path, kind
 
 
+def _chunks(arrays: Mapping[str, Coord], compression: str | None) -> dict[str, int]:
+    """The rows in a chunk of each array that threads compress: large ones of numbers."""
+    if compression != "zlib":
+        return {}
+    return {
+        key: chunk_rows(array)
+        for key, array in arrays.items()
+        if array.values.nbytes >= LARGE and array.values.dtype.kind in "iuf"
+    }
+
+
 def _netcdf(
     path: str,
     arrays: dict[str, Coord],
@@ -111,8 +125,14 @@ def _netcdf(
     with tempfile.TemporaryDirectory() as folder:
         temporary = os.path.join(folder, "maps.nc")
         check_room(temporary, [*arrays.values(), *coords.values()], 0)
+        chunks = _chunks(arrays, compression)
         with dataset(temporary, path) as file:
-            write_netcdf(file, arrays, coords, attributes, path, compression=compression)
+            write_netcdf(file, arrays, coords, attributes, path, chunks.keys(), compression, chunks)
+        if chunks:
+            import h5py
+
+            with h5py.File(temporary, "r+") as packed:
+                write_chunks(packed, {key: arrays[key].values for key in chunks})
         with open(temporary, "rb") as content:
             return content.read()
 
@@ -130,7 +150,9 @@ def _hdf5(
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        write_hdf5(file, arrays, coords, attributes, path, compression=compression)
+        chunks = _chunks(arrays, compression)
+        write_hdf5(file, arrays, coords, attributes, path, chunks.keys(), compression, chunks)
+        write_chunks(file, {key: arrays[key].values for key in chunks})
     return content.getbuffer()
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
     """A boolean array from an array or path that `open_source` takes; numbers must be 0 or 1.
 
-    If both the mask and the data have coordinates, the mask is `aligned` with the data.
+    If both the mask and the data have coordinates, the mask is `aligned` with the data: where a part of the grid is
+    selected, the same part of the mask is taken.
 
     Raises
     ------
@@ -43,7 +44,10 @@ def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
         raise InputError(f"{source.name}: the mask is False everywhere, no feature is left")
     if labels is None or data is None or data.labels is None:
         return booleans
-    return aligned(booleans, labels, source.name, data.labels)
+    aligned_mask = aligned(booleans, labels, source.name, data.labels, data.is_part_of_grid)
+    if not aligned_mask.any():
+        raise InputError(f"{source.name}: the mask is False everywhere in the part of the data that is selected")
+    return aligned_mask
 
 
 def _without_singles(

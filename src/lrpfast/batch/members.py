@@ -18,6 +18,7 @@ from ..engine.provenance import deciding, record
 from ..errors import InputError, ShapeError
 from ..output import SLASHES, beside, replacing
 from ..version import __version__
+from .compression import of_statistics
 from .groups import GROUP, group_name
 from .inputs import open_inputs
 from .map_writer import KINDS, check_maps, write_maps
@@ -261,7 +262,8 @@ class MembersRun:
             key: (("member", group) if key == "count" else (group, *of_maps.dims[1:]), values, _attributes(key))
             for key, values in results.items()
         }
-        write_maps(self._path, arrays, coords, {**self._record, "history": history(self._record, data_name)})
+        attributes = {**self._record, "history": history(self._record, data_name)}
+        write_maps(self._path, arrays, coords, attributes, of_statistics(self._options.get("compression", "auto")))
 
 
 def _attributes(key: str) -> dict[str, str]:

@@ -123,26 +123,42 @@ class Blocks:
             )
         return steps
 
-    def moments(self) -> Parts:
-        """The moments of all samples; refuses gaps."""
+    def write_moments(self, out: np.ndarray) -> None:
+        """Write the moments of all samples; refuses gaps.
+
+        Parameters
+        ----------
+        out : float64 array, shape (groups, 4, features)
+            Groups without a sample are left as they are. One after the other is computed, so that memory does not grow
+            with their number.
+        """
         covered = self.covered()
         if covered and (covered[0][0] > 0 or len(covered) > 1):
             end = 0 if covered[0][0] > 0 else covered[0][1]
             until = next(begin for begin, _ in covered if begin > end)
             raise InputError(f"samples {end} to {until - 1} are missing: they have not been counted")
-        whole = Blocks(self.features)
-        steps = whole.merge(self)
-        for block in list(whole.partial_blocks):
-            steps += whole.close(block)
-        nodes = [whole.nodes[key] for key in sorted(whole.nodes, key=lambda key: key[1] << key[0])]
-        result = nodes.pop() if nodes else {}
-        while nodes:
-            left = nodes.pop()
-            steps += _join(left, result)
-            result = left
-        for step in steps:
-            step(0, self.features)
-        return result
+        keys = [*self.nodes, *((0, block) for block in self.partial_blocks)]
+        parts = [*self.nodes.values(), *(block.parts for block in self.partial_blocks.values())]
+        joins = _joins(keys)
+        for group in {group for each in parts for group in each}:
+            moments = [each.get(group) for each in parts]
+            own = set()  # those that may be written to: copies
+            for i in range(len(self.nodes), len(parts)):
+                if (sums := moments[i]) is not None:
+                    moments[i] = closed = sums.copy()
+                    own.add(i)
+                    _moments.close(closed, 0, self.features)
+            for i, j in joins:
+                left, right = moments[i], moments[j]
+                if left is None or right is None:
+                    moments[i] = right if left is None else left
+                    own |= {i} if left is None and j in own else set()
+                    continue
+                if i not in own:
+                    moments[i] = left = left.copy()
+                    own.add(i)
+                _moments.join(left, right, 0, self.features)
+            out[group] = moments[joins[-1][0] if joins else 0]
 
     def state(self) -> dict[str, np.ndarray]:
         """The state, as arrays."""
@@ -178,6 +194,27 @@ class Blocks:
             {(int(level), int(i)): parts for (level, i), parts in zip(state["nodes"], nodes, strict=True)},
             {int(block): each for (block, _), each in zip(state["begun"], partial_blocks, strict=True)},
         )
+
+
+def _joins(keys: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs of nodes (indices in ``keys``) to join, the second to the first, until one is left.
+
+    Siblings are joined first, and what is then left from right to left.
+    """
+    joins = []
+    nodes: dict[tuple[int, int], int] = {}
+    for i, (level, index) in enumerate(keys):
+        while (level, index ^ 1) in nodes:
+            other = nodes.pop((level, index ^ 1))
+            left, right = (other, i) if index % 2 else (i, other)
+            joins.append((left, right))
+            level, index, i = level + 1, index // 2, left
+        nodes[level, index] = i
+    rest = [nodes[key] for key in sorted(nodes, key=lambda key: key[1] << key[0])]
+    while len(rest) > 1:
+        right = rest.pop()
+        joins.append((rest[-1], right))
+    return joins
 
 
 def _join(left: Parts, right: Parts) -> list[Step]:

@@ -50,16 +50,16 @@ def per_sample(settings: StreamSettings, data: Source) -> StreamSettings:
     """
     changes: dict[str, Any] = {}
     if settings.group_by is not None and not _is(settings.group_by, PREDICTION):
-        changes["group_by"] = _groups(settings.group_by, data)
+        changes["group_by"] = groups_of(settings.group_by, data)
     if settings.correct is not None:
-        changes["correct"] = _left(labels(settings.correct, "correct", None), data)
+        changes["correct"] = selected_samples(labels(settings.correct, "correct", None), data)
     target = settings.target
     if isinstance(target, (str, os.PathLike)) and not any(_is(target, text) for text in TARGETS):
         target = target_of(target)
     if isinstance(target, Mapping) and is_per_sample(target):
-        target = {name: _left(np.asarray(inner), data) for name, inner in target.items()}
+        target = {name: selected_samples(np.asarray(inner), data) for name, inner in target.items()}
     elif isinstance(target, np.ndarray) and target.ndim:
-        target = _left(target, data)
+        target = selected_samples(target, data)
     return dataclasses.replace(settings, **changes, target=target)
 
 
@@ -67,13 +67,19 @@ def _is(value: Any, text: str) -> bool:
     return isinstance(value, str) and value == text
 
 
-def _left(values: np.ndarray, data: Source) -> np.ndarray:
-    """The entries of the selected samples."""
+def selected_samples(values: np.ndarray, data: Source) -> np.ndarray:
+    """The entries of the selected samples, of an array of all."""
     return values if not values.ndim or len(values) == data.shape[0] else data.select_rows(values)
 
 
-def _groups(group_by: Any, data: Source) -> Any:
-    if isinstance(group_by, str) and not any(os.path.lexists(split(name)[0]) for name in _expanded(group_by)):
+def groups_of(group_by: Any, data: Source) -> Any:
+    """Labels of the data's samples: an array, or `Labels` where a coordinate or a variable gives them a name.
+
+    Raises
+    ------
+    InputError, InputNotFoundError, ShapeError
+    """
+    if isinstance(group_by, str) and not _files(group_by):
         if data.labels is None:
             raise InputNotFoundError(group_by, "group_by is 'prediction', labels or their file, or a coordinate's name")
         try:
@@ -89,10 +95,15 @@ def _groups(group_by: Any, data: Source) -> Any:
         if times is not None:
             raise InputError(f"group_by: {name} is a time; {name}.season, {name}.month or {name}.year groups by a part")
         return Labels(labels(np.asarray(coord.values), "group_by", None), group_by, ())
-    values = _left(labels(group_by, "group_by", None), data)
+    values = selected_samples(labels(group_by, "group_by", None), data)
     if isinstance(group_by, str) and split(_expanded(group_by)[0])[1] is not None:  # a variable's name says what
         return Labels(values, group_by, ())
     return values
+
+
+def _files(name: str) -> bool:
+    """Whether this is the name of files that exist."""
+    return any(os.path.lexists(split(file)[0]) for file in _expanded(name))
 
 
 def _expanded(name: str) -> list[str]:
@@ -100,6 +111,20 @@ def _expanded(name: str) -> list[str]:
         return expanded_if_missing(name)
     except InputNotFoundError:
         return []
+
+
+def labels_for(value: Any, data: Source) -> Any:
+    """Labels or numbers of the data's samples, from a file, a coordinate's name or an array; None stays None.
+
+    Raises
+    ------
+    InputError, InputNotFoundError, ShapeError
+    """
+    if isinstance(value, str) and not _files(value):
+        return groups_of(value, data).values
+    if isinstance(value, (str, os.PathLike)):
+        value = read_labels(value)
+    return selected_samples(value, data) if isinstance(value, np.ndarray) else value
 
 
 def target_of(path: str | os.PathLike[str]) -> np.ndarray:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_NOTES = 5.0
 #: … and the least multiple of the time that writing a record takes.
 TIMES_A_NOTE = 20
+#: The bytes of statistics that are recorded in a second, before one record has been timed.
+NOTE_BYTES_PER_SECOND = 1e9
 #: The journal's name for the number of samples that are read, explained and written together.
 CHUNK = "samples in a chunk"
 
@@ -134,7 +136,7 @@ class Run:
         resumable = self._name is not None and self._not_resumable is None
         self._journal = Journal(self._name or "", self._journal_settings(), most) if resumable else None
         self._last_note = time.monotonic()
-        self._pause = SECONDS_BETWEEN_NOTES
+        self._pause = max(SECONDS_BETWEEN_NOTES, TIMES_A_NOTE * most / NOTE_BYTES_PER_SECOND)
         if sink is not None:
             sink.check((job.samples, *job.map_shape), job.dtype, self.labels)
         statistics.check(job, self.labels, self.map_grid)
@@ -298,14 +300,32 @@ class Run:
             raise
 
     def _finish(self) -> None:
-        self._note()
-        if self._journal is not None:
-            self._journal.give_room()  # everything is recorded: the statistics may need the space
-        self.statistics.save(self)
+        if not self._saved_at_once():
+            self._note()
+            if self._journal is not None:
+                self._journal.give_room()  # everything is recorded: the statistics may need the space
+            self.statistics.save(self)
         if self.sink is not None:
             self.sink.finish()
         if self._journal is not None:
             self._journal.remove()
+
+    def _saved_at_once(self) -> bool:
+        """Write the statistics without a last record, where a kill then costs no more than before; if it worked.
+
+        A record of many groups takes as long as the file itself.
+        """
+        if self.sink is not None or time.monotonic() - self._last_note > self._pause:
+            return False
+        try:
+            self.statistics.save(self)
+        except OSError:  # such as a full disk: there may be room when the reserved space is given back
+            return False
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._note()
+            raise
+        return True
 
     def _give_up(self) -> None:
         if self.sink is not None:

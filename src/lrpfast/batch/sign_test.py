@@ -25,7 +25,7 @@ def sign_test(larger: np.ndarray, count: np.ndarray) -> np.ndarray:
     result = np.ones(count.shape)
     most = int(count.max(initial=0))
     log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
-    for n in np.unique(count[count > 0]).tolist():
+    for n in (np.flatnonzero(np.bincount(count.ravel())[1:]) + 1).tolist():
         where = count == n
         least = int(larger[where].min())
         most_likely = int(larger[where].max()) + 12 * math.isqrt(n) + 64  # beyond, terms are too small to count
@@ -40,8 +40,9 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
     """Probabilities adjusted by the procedure of Benjamini and Hochberg (1995), as in ``scipy.stats``."""
     if not p.size:
         return p
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    result = np.empty_like(p)
-    result[order] = np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1])
-    return result
+    ordered = np.sort(p)
+    # of each value, that of the last of equal ones
+    ranks = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(p) - 1) + 1
+    values = ordered[ranks - 1]
+    scaled = np.minimum.accumulate((values * len(p) / ranks)[::-1])[::-1]
+    return np.asarray(np.minimum(1.0, scaled)[np.searchsorted(values, p)])

@@ -19,7 +19,7 @@ from .parallel import ThreadedRange
 from .sample_arrays import zero_rows
 from .sketch import Sketch
 from .statistics_arguments import check_groups, check_quantiles
-from .statistics_results import StatisticsResults
+from .statistics_results import StatisticsResults, significance
 
 #: The arrays of `Statistics.state` that have an axis of features, which is the last one; of "sketch_counts" the one
 #: before.
@@ -221,8 +221,9 @@ class Statistics(StatisticsResults):
         }
         for name in ("valid", "mean", "std", "minimum", "maximum", "positive", "negative", "agreement"):
             result[name] = (axes, getattr(self, name))
-        result["p_value"] = (axes, self.p_value())
-        result["significant"] = (axes, self.significant())
+        p_value = self.p_value()
+        result["p_value"] = (axes, p_value)
+        result["significant"] = (axes, significance(p_value))
         if len(shares := check_quantiles("q", q)):
             result["q"] = (("q",), shares)
             result["quantile"] = (("q", *axes), self.quantile(q))

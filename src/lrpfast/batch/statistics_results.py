@@ -14,6 +14,14 @@ from .sign_test import false_discovery, sign_test
 from .sketch import Sketch
 from .statistics_arguments import check_quantiles
 
+#: The rate of false discoveries up to which a sign is significant.
+SIGNIFICANT = 0.05
+
+
+def significance(p_value: np.ndarray, level: float = SIGNIFICANT) -> np.ndarray:
+    """Where an adjusted probability is at most ``level``; not where it is NaN."""
+    return np.asarray(p_value <= level)
+
 
 class StatisticsResults:
     """What `Statistics` has of results; it counts."""
@@ -111,12 +119,11 @@ class StatisticsResults:
                 own[has_values] = false_discovery(own[has_values])
         return self._where_valid(p)
 
-    def significant(self, level: float = 0.05) -> np.ndarray:
+    def significant(self, level: float = SIGNIFICANT) -> np.ndarray:
         """Where one sign is the more frequent at a false discovery rate of ``level``, bool, shape (groups, *shape)."""
         if not 0 < level < 1:
             raise InputError(f"level must be between 0 and 1, not {level!r}")
-        mask: np.ndarray = np.nan_to_num(self.p_value(), nan=1.0) <= level
-        return mask
+        return significance(self.p_value(), level)
 
     def quantile(self, q: float | Sequence[float]) -> np.ndarray:
         """Quantiles of the values of each group and feature, from the sketch.
@@ -166,13 +173,13 @@ class StatisticsResults:
         """The moments of all blocks, shape (groups, 4, features)."""
         if self._moments is None:
             moments = np.zeros((len(self.groups), 4, self._blocks.features))
-            for group, part in self._blocks.moments().items():
-                moments[group] = part
-            if not np.isfinite(moments).all():
-                group, _, feature = np.argwhere(~np.isfinite(moments))[0].tolist()
-                raise InputError(
-                    f"the values of feature {feature} in group {self.groups[group]} are too large to square in float64"
-                )
+            self._blocks.write_moments(moments)
+            for group, own in zip(self.groups, moments, strict=True):
+                if not np.isfinite(own).all():
+                    feature = int(np.argwhere(~np.isfinite(own))[0, 1])
+                    raise InputError(
+                        f"the values of feature {feature} in group {group} are too large to square in float64"
+                    )
             self._moments = moments
         return self._moments
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ..errors import LrpfastError
@@ -19,11 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     _ready_streams()
     try:
         from .arguments import make_parser, with_negatives  # takes a moment, during which Ctrl-C may come
+        from .warn import WarningPrinter
 
         argv = list(sys.argv[1:] if argv is None else argv)
         arguments = make_parser().parse_args(with_negatives(argv))
         arguments.argv = argv
-        code = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = WarningPrinter()
+            code = arguments.run(arguments)
         sys.stdout.flush()
         return code or 0
     except SystemExit as stop:  # --help, --version, SIGTERM
@@ -82,9 +86,11 @@ _OPTIONS = {
     "origin is for": "--plot-origin is for",
     "kind='image' draws": "--plot-kind image draws",
     "channels_first is for": "--plot-channels is for",
-    "Analyzer(…, mask_nan=True)": "--mask-nan",
+    "Analyzer(…, mask_nan=True)": "--mask FILE or --mask-nan, and --fill-nan 0 puts a number in the place of NaN",
     "mask_nan=True": "--mask-nan",
     "mask= says": "--mask says",
+    "select= of the data": "--select",
+    "allow it with memory=": "allow it with --memory ",
     "precision='float64'": "--precision float64",
     "group_by, correct and quantiles": "--group-by, --correct-only and --quantiles",
     "statistics=True or a file's name": "--statistics FILE",

@@ -276,9 +276,10 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
     add_input_shape(parser)
     add_rule_options(parser)
+    add_input_options(parser, mask_nan=False)
     group = parser.add_argument_group("how it is evaluated")
     group.add_argument(
         "--target", metavar="TARGET", default="max", help="max, an output's index, or FILE.npy of indices"
@@ -304,23 +305,25 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--plot", metavar="FILE", help="draw the curves: .png, .pdf or .svg")
     add_run_options(parser)
-    parser.set_defaults(y_ref=None, mask_nan=False, mask=None, select=None, fill_nan=None)
+    parser.set_defaults(y_ref=None, mask_nan=False)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
     parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
     add_input_shape(parser)
     add_rule_options(parser)
+    add_input_options(parser)
     group = parser.add_argument_group("what is explained, and shown")
     group.add_argument(
-        "--labels", metavar="FILE", help="true classes, groups by name, or numbers of a regression, one for each sample"
+        "--labels",
+        metavar="WHAT",
+        help="true classes, groups by name, or numbers of a regression, one for each sample: FILE (.npy, "
+        "file.nc:variable) or a coordinate, such as time.season",
     )
     group.add_argument("--target", metavar="TARGET", default="max", help="as of `lrpfast explain`, one for each sample")
     add_start_options(group)
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
-    group.add_argument("--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features")
     group.add_argument(
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by this before maps are averaged"
     )
@@ -354,7 +357,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def _add_references(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
     parser.add_argument("-o", "--output", metavar="OUT", help="indices, values and positions: .npz, .nc, .h5 or .zarr")
     add_input_shape(parser)
     add_rule_options(parser)
@@ -386,7 +389,7 @@ def _add_references(parser: argparse.ArgumentParser) -> None:
 
 def _add_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
     parser.add_argument("-o", "--output", metavar="OUT", help="nodes and edges: .json, .csv (edges alone) or .graphml")
     add_input_shape(parser)
     add_rule_options(parser)

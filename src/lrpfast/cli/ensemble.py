@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import warnings
 from typing import Any
 
 from ..analyzer import Analyzer
@@ -14,7 +13,6 @@ from ..errors import InputError
 from ..table import counted
 from . import options
 from .signals import terminable
-from .warn import print_warning
 
 #: Options of ``explain`` that are for one model.
 _OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
@@ -39,8 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         {"output": arguments.output, "statistics": arguments.statistics},
         {"models": arguments.models, "inputs": source, "mask": arguments.mask, "target": arguments.target},
     )
-    with arguments.open_inputs() as data, terminable(), warnings.catch_warnings():
-        warnings.showwarning = print_warning
+    with arguments.open_inputs() as data, terminable():
         done = ensemble.stream(
             data,
             arguments.output,

@@ -31,13 +31,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--rule names a rule twice: {arguments.rule}")
     if arguments.plot is not None:
         check_path(arguments.plot)
-    target = options.target(arguments.target)
     model = options.of_one_output(options.model_of(arguments), arguments, "an evaluation")
     if arguments.start is not None:  # a hidden layer is evaluated as the output of the layers up to it
         model, arguments.start = model.until(options.layer(arguments.start)), None  # type: ignore[arg-type]
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.open_inputs = options.opener(model, arguments)
     with arguments.open_inputs() as data:
-        x, targets = _samples(data, target, arguments.samples)
+        target = options.target_for(arguments.target, data)
+        x, targets = _samples(options.features_of(data, arguments.mask), target, arguments.samples)
     if isinstance(targets, str):
         targets = model.predict(x).reshape(len(x), -1).argmax(1)
     results: dict[str, FlipCurves] = {}

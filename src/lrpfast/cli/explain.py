@@ -22,7 +22,6 @@ from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 from .usage import UsageError
-from .warn import print_warning
 
 #: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
@@ -61,7 +60,6 @@ def run(arguments: argparse.Namespace) -> None:
         with terminable(), _noting_interruption(*outputs), warnings.catch_warnings():
             for kind in (BoundsWarning, RelevanceWarning):  # printed below, each in one line
                 warnings.simplefilter("ignore", kind)
-            warnings.showwarning = print_warning
             done = analyzer.stream(
                 data,
                 sink,

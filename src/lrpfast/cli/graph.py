@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"{path}: exists; overwrite=True replaces it")
     check_no_overlap({"output": path}, {name: getattr(arguments, name) for name in _READ})
     model = options.of_one_output(options.model_of(arguments), arguments, "an attribution graph")
-    with options.opener(model, arguments)() as data, terminable():
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
+    arguments.open_inputs = options.opener(model, arguments)
+    with arguments.open_inputs() as data, terminable():
         samples, sample = data.shape[0], arguments.sample
         if samples is not None and not 0 <= sample < samples:
             raise InputError(f"--sample must be one of 0 to {samples - 1}, not {sample}")
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         if getattr(target, "ndim", 0):
             target = target[sample : sample + 1]
         graph = options.analyzer(model, arguments, arguments.threads).attribution_graph(
-            data.read(sample, sample + 1),
+            options.features_of(data, arguments.mask).read(sample, sample + 1),
             arguments.layer,
             arguments.channel,
             target=target,

@@ -38,7 +38,7 @@ def add_layer_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
+def add_input_options(parser: argparse.ArgumentParser, mask_nan: bool = True) -> None:
     """Which of the inputs are read, and how."""
     group = parser.add_argument_group("which of the inputs, and how")
     group.add_argument(
@@ -52,7 +52,10 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mask", metavar="FILE", help="boolean grid: the inputs' points that are the model's features; the rest is NaN"
     )
-    group.add_argument("--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN")
+    if mask_nan:
+        group.add_argument(
+            "--mask-nan", action="store_true", help="NaN marks features that do not count; they stay NaN"
+        )
     group.add_argument("--fill-nan", metavar="VALUE", type=values.number, help="a number in place of NaN")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..analyzer import Analyzer
 from ..batch import Source, data_bounds, open_array
 from ..batch.inputs import open_inputs
+from ..batch.masks import Masked
 from ..batch.per_sample import TARGETS, target_of
 from ..batch.sources import split
 from ..errors import InputError, InputNotFoundError, RuleError
@@ -89,6 +90,11 @@ def opener(model: Model, arguments: argparse.Namespace) -> Callable[[], Source]:
         select=arguments.select or None,
         fill_nan=arguments.fill_nan,
     )
+
+
+def features_of(data: Source, mask: str | None) -> Source:
+    """The model's features: of a grid, the points of --mask."""
+    return data if mask is None else Masked(data, mask)
 
 
 def analyzer(

@@ -14,6 +14,7 @@ import numpy as np
 from .. import plot
 from ..analyzer import Analyzer
 from ..batch import ALL, NORMALIZATIONS, Source, Statistics, open_mask, open_source
+from ..batch.times import times_of
 from ..coordinates import coordinate_kind
 from ..engine.inputs import as_batch
 from ..errors import InputError, RelevanceWarning
@@ -62,14 +63,14 @@ class Picture:
         with open_source(path) as relevances:
             count = min(self.limit, self.samples)
             x = self.inputs.read(0, count)
-            labels = None
+            labels = _dates(self.inputs, count)
             if self.largest_from is not None:
                 features = x
                 if self.mask is not None:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", UserWarning)  # the run has warned of the alignment
                         features = x[..., open_mask(self.mask, self.inputs)]
-                labels = _largest(self.analyzer, features, self.largest_from or None)
+                labels = _largest(self.analyzer, features, self.largest_from or None, labels)
             return self.draw(relevances.read(0, count), x, self.samples, labels)
 
     def draw(self, relevance: np.ndarray, x: np.ndarray, samples: int, labels: list[str] | None = None) -> Any:
@@ -83,7 +84,7 @@ class Picture:
             relevance.reshape(-1, *relevance.shape[2:]),
             np.repeat(x, count, 0) if self.beneath else None,
             limit=MOST_PANELS,
-            rows=[f"sample {i}" for i in range(len(x))],
+            rows=_dates(self.inputs, len(x)) or [f"sample {i}" for i in range(len(x))],
             columns=[f"target {j}" for j in range(count)],
             **arguments,
         )
@@ -186,12 +187,27 @@ def _title(options: argparse.Namespace) -> str:
     return title
 
 
-def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None) -> list[str] | None:
-    """The headings of samples whose largest output is explained; None if there is only one output."""
+def _dates(inputs: Source, count: int) -> list[str] | None:
+    """The dates of the first samples; None where their coordinate is no time."""
+    labels = inputs.labels
+    coord = None if labels is None else labels.coords.get(labels.dims[0])
+    if labels is None or coord is None:
+        return None
+    times = times_of(labels.dims[0], coord._replace(values=coord.values[:count]))
+    if times is None:
+        return None
+    dates = [str(date) for date in times.dates()]
+    days = [date.split()[0] for date in dates]
+    return days if len(set(days)) == count else dates
+
+
+def _largest(analyzer: Analyzer, x: np.ndarray, start: str | None, dates: list[str] | None) -> list[str] | None:
+    """The headings of samples whose largest output is explained, which they say if there are several outputs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)  # no balance is shown
         explanation = analyzer.explain(x, target="max")
     if explanation.target is None or explanation.output[0].size == 1:
-        return None
+        return dates
     unit = "output" if start is None else "neuron"
-    return [f"sample {i}: {unit} {j}" for i, j in enumerate(explanation.target)]
+    names = [f"sample {i}" for i in range(len(x))] if dates is None else dates
+    return [f"{name}: {unit} {j}" for name, j in zip(names, explanation.target, strict=True)]

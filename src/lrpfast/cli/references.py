@@ -34,12 +34,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is None and (arguments.channels is not None or arguments.columns is not None):
         raise InputError("--channels and --columns are of the picture: give --plot FILE")
     model = options.model_of(arguments)
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
     if arguments.plot is not None and (len(model.inputs) > 1 or arguments.mask is not None):
         raise InputError("--plot is for models of one input, without --mask")
     read = {name: getattr(arguments, name.replace("-", "_")) for name in _READ}
     check_no_overlap({"output": arguments.output, "plot": arguments.plot}, read)
+    arguments.open_inputs = options.opener(model, arguments)
+    arguments.several = len(model.inputs) > 1
     analyzer = options.analyzer(model, arguments, arguments.threads)
-    with options.opener(model, arguments)() as data, terminable():
+    with arguments.open_inputs() as data, terminable():
         target = options.target_for(arguments.target, data)
         found = analyzer.references(
             data,

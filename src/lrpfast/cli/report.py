@@ -26,6 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(target, np.ndarray) and target.ndim != 1:
         raise InputError(f"--target must hold one output's index for each sample, not shape {target.shape}")
     model = options.of_one_output(options.model_of(arguments, arguments.memory), arguments, "a report")
+    arguments.inputs = options.inputs_of(arguments.inputs, model)
+    arguments.open_inputs = options.opener(model, arguments)
     analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
     with terminable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)  # the report counts them
@@ -33,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
             analyzer,
             arguments.inputs,
             arguments.output,
+            select=arguments.select or None,
+            fill_nan=arguments.fill_nan,
             labels=arguments.labels,
             target=None if arguments.target == "max" else target,
             normalize=arguments.normalize,

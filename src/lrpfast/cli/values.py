@@ -60,7 +60,7 @@ def _to_input_shape(text: str) -> tuple[str | None, tuple[int, ...]]:
 
 
 def _to_bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)i?B?", text.strip().replace("_", ""), re.IGNORECASE)
     if not match:
         raise ValueError
     return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))

@@ -7,6 +7,14 @@ import sys
 from ..engine.growth import BALANCE
 
 
-def print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning without the line of code that Python shows; in place of `warnings.showwarning`."""
-    print(f"lrpfast: warning: {str(message).replace(BALANCE, '--balance')}", file=sys.stderr)
+class WarningPrinter:
+    """Prints each warning once, without the line of code that Python shows; in place of `warnings.showwarning`."""
+
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_: object, **__: object) -> None:
+        text = str(message).replace(BALANCE, "--balance")
+        if text not in self._printed:
+            self._printed.add(text)
+            print(f"lrpfast: warning: {text}", file=sys.stderr)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..coordinates import coordinate_kind
+from ..engine.growth import callers_level
 from ..errors import InputError, MissingPackageError, ShapeError
 from ..kernels.arrays import to_host
 
@@ -182,19 +183,19 @@ def projection_of(projection: Any, axes: GridAxes) -> Any:
         return kind()
 
 
-def draw_coast(ax: Any) -> None:
-    """Draw coast lines where their data are on this computer: nothing is downloaded."""
+def coast_resolution() -> str | None:
+    """The coarsest resolution of coast lines that is on this computer; None, with a warning, where there are none."""
     import cartopy
 
     for folder in (cartopy.config["pre_existing_data_dir"], cartopy.config["data_dir"]):
         for resolution in ("110m", "50m", "10m"):
             file = os.path.join(folder, f"shapefiles/natural_earth/physical/ne_{resolution}_coastline.shp")
             if os.path.exists(file):
-                ax.coastlines(resolution, linewidth=0.5, color="0.25")
-                return
+                return resolution
     warnings.warn(
-        "cartopy has no coast lines on this computer, and lrpfast downloads nothing; "
-        "`cartopy_feature_download physical` fetches them once",
+        "the map has no coast lines: their data (Natural Earth) are not on this computer, and lrpfast downloads "
+        "nothing; `cartopy_feature_download physical` fetches them once; CARTOPY_DATA_DIR names a folder that has them",
         UserWarning,
-        stacklevel=4,
+        stacklevel=callers_level(),
     )
+    return None

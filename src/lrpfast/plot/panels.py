@@ -12,7 +12,7 @@ from .check import figure_class
 from .content import Content
 from .draw import MOST_LARGEST, add_bar, annotate, draw_image, draw_largest, draw_sequence, draw_vector, drawable
 from .grid import Grid, size
-from .map_axes import draw_coast, label_axes
+from .map_axes import coast_resolution, label_axes
 from .scale import Limits, limits_text
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def new_axes(content: Content, grid: Grid, style: Style) -> tuple[Figure, list[A
 def draw_panels(figure: Figure, axes: list[Axes], content: Content, grid: Grid, style: Style) -> None:
     """Draw every sample, its labels, and the colour bar."""
     kind, values, below = content.kind, content.values, content.below
+    coast = coast_resolution() if content.is_map and any(hasattr(ax, "projection") for ax in axes) else None
     for i, ax in enumerate(axes):
         ends = drawable(style.ends[i])
         own_below = None if below is None else below[i]
@@ -114,7 +115,7 @@ def draw_panels(figure: Figure, axes: list[Axes], content: Content, grid: Grid, 
         parts = None if kind == "vector" and style.largest else style.features
         annotate(ax, kind if not style.largest or kind != "vector" else "largest", parts, grid, i, last, amount)
         if content.axes is not None:
-            _add_degrees(ax, content, i % grid.across == 0, last)
+            _add_degrees(ax, content, coast, i % grid.across == 0, last)
     if kind == "vector":
         name = "relevance" if style.colorbar_label is None else style.colorbar_label
         if style.largest:
@@ -133,13 +134,13 @@ def draw_panels(figure: Figure, axes: list[Axes], content: Content, grid: Grid, 
         )
 
 
-def _add_degrees(ax: Any, content: Content, left: bool, bottom: bool) -> None:
+def _add_degrees(ax: Any, content: Content, coast: str | None, left: bool, bottom: bool) -> None:
     assert content.axes is not None
     if not hasattr(ax, "projection"):
         label_axes(ax, content.axes, left, bottom)
         return
-    if content.is_map:
-        draw_coast(ax)
+    if coast is not None:
+        ax.coastlines(coast, linewidth=0.5, color="0.25")
     ax.gridlines(
         draw_labels={"left": "y", "bottom": "x"} if left and bottom else {"left": "y"} if left else {"bottom": "x"},
         linewidth=0.3,

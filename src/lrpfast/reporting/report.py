@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..analyzer import Analyzer
-from ..batch import Source, open_source
+from ..batch import Source
+from ..batch.inputs import open_inputs
 from ..batch.masks import Masked, open_mask_for
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.per_sample import labels as as_labels
+from ..batch.per_sample import labels_for, selected_samples
 from ..batch.stream import progress_bar
 from ..batch.targets import target_of_run
 from ..engine.inputs import is_array
@@ -31,6 +33,8 @@ def report(
     source: Any,
     path: str | os.PathLike[str],
     *,
+    select: Any = None,
+    fill_nan: float | None = None,
     labels: Any = None,
     target: Any = None,
     normalize: str | None = None,
@@ -64,9 +68,12 @@ def report(
         As in `Analyzer.stream`; an iterator is not enough, since some samples are read again.
     path : path
         The file to write. It appears when it is complete.
+    select : mapping, optional
+    fill_nan : float, optional
+        As in `Analyzer.stream`; labels and targets of the whole source are selected likewise.
     labels : optional
         The true classes, for accuracy and for maps by class; other groups as texts; for a model with a single output,
-        numbers are the values of a regression. An array, a list or a path.
+        numbers are the values of a regression. An array, a list, a path, or a coordinate, such as "time.season".
     target : optional
         As in `Analyzer.analyze`, one for each sample.
     normalize : {"maxabs", "sum", "max", "l1"}, optional
@@ -136,7 +143,7 @@ def report(
         raise InputError(f"{path}: exists; overwrite=True replaces it")
     if isinstance(analyzer.model.input_shape, list) or isinstance(analyzer.model.output_shape, list):
         raise InputError("a report is of a model with one input and one output; model.until(NAME) has one of several")
-    with open_source(source) as opened:
+    with open_inputs(analyzer.model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
         read = {name: getattr(settings, name) for name in ("labels", "mask") if _is_path(getattr(settings, name))}
         check_no_overlap({"report": path}, {**({"source": source} if _is_path(source) else {}), **read})
         page = _page(analyzer, opened, settings, progress)
@@ -159,8 +166,8 @@ def _page(
     analyzer = analyzer.fixed(np.broadcast_to(np.zeros((), data.dtype), (1, *data.shape[1:])))
     core = analyzer._core  # as `Analyzer.stream` has it
     core.layout.pack(np.zeros((0, *data.shape[1:]), data.dtype))  # the shape is the model's
-    settings = _with_targets(replace(settings, target=target_of_run(core, settings.target)), samples)
-    labels = Labels.of(settings.labels, samples, class_count(core))
+    settings = _with_targets(replace(settings, target=target_of_run(core, settings.target)), data)
+    labels = Labels.of(labels_for(settings.labels, data), samples, class_count(core))
     drawing = _drawing(analyzer, settings, data, grid)
     with progress_bar(progress, samples, 0) as update:
         collected = Collector(core, data, settings, labels).run(update)
@@ -171,13 +178,13 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
 
-def _with_targets(settings: ReportSettings, samples: int) -> ReportSettings:
+def _with_targets(settings: ReportSettings, data: Source) -> ReportSettings:
     """The settings with targets that are one for each sample as an array."""
-    target = settings.target
+    target, samples = settings.target, data.shape[0]
     if _is_path(target) and target not in ("max", "all"):
-        target = as_labels(target, "target", samples)
+        target = as_labels(target, "target", None)
     if isinstance(target, list) or (is_array(target) and np.ndim(target)):
-        target = np.asarray(target)
+        target = selected_samples(np.asarray(target), data)
         if target.ndim != 1 or len(target) != samples or target.dtype.kind not in "iu":
             raise InputError(f"target must be one output's index for each of {samples:,} samples, not {target.shape}")
     return replace(settings, target=target)

@@ -105,10 +105,6 @@ class Labels:
 
 def _numbers(labels: Any, samples: int) -> np.ndarray | None:
     """Labels that are real numbers and no classes; else None."""
-    if isinstance(labels, (str, os.PathLike)):
-        from ..batch import open_array
-
-        labels = np.array(open_array(labels))
     if not isinstance(labels, (list, tuple)) and not is_array(labels):
         return None
     array = np.asarray(labels) if isinstance(labels, (list, tuple)) else to_host(as_real(labels, "labels"))

@@ -56,8 +56,8 @@ def check_replaced(path: str, names: Collection[str], description: str) -> list[
     if lost:
         listing = ", ".join(lost[:8]) + (f" and {len(lost) - 8:,} more" if len(lost) > 8 else "")
         raise InputError(
-            f"{path}: is there already and holds more than {description}, which would be lost: {listing}; every output "
-            "is a file of its own: name another, or remove this one first"
+            f"{path}: is there already and holds more than {description}, which would be lost: {listing}; name another "
+            "file, or an array that this one does not have, or remove it first"
         )
     return sorted(arrays)
 

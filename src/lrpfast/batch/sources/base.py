@@ -37,6 +37,8 @@ class Source:
     labels : ArrayMetadata or None
     step : int
         The number of rows that are stored together; 1 if any range is equally fast to read.
+    is_part_of_grid : bool
+        Whether ``select`` left points of a sample's axes out.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Source:
     dtype: np.dtype
     labels: ArrayMetadata | None = None
     step: int = 1
+    is_part_of_grid: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -213,6 +216,7 @@ class Wrapped(Source):
         self._source = source
         self.name, self.shape, self.dtype = source.name, source.shape, source.dtype
         self.labels, self.step = source.labels, source.step
+        self.is_part_of_grid = source.is_part_of_grid
 
     @property
     def paths(self) -> tuple[str, ...]:

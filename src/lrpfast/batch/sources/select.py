@@ -261,6 +261,7 @@ class Selected(Wrapped):
         shape = [len(self._indices[axis]) if axis in self._indices else n for axis, n in enumerate(source.shape)]
         self.shape = tuple(shape)  # type: ignore[assignment]  # of at least the axis of the samples
         self.labels = None if source.labels is None else _labels(source.labels, self._indices)
+        self.is_part_of_grid = source.is_part_of_grid or any(axis > 0 for axis in self._indices)
 
     @property
     def recipe(self) -> Any:
