@@ -95,7 +95,7 @@ def test_calls_are_those_of_the_frontend():
 
 
 def test_cudnn_has_an_engine_for_every_kind(tmp_path):
-    """In every precision: deterministic, no transform, no tensor cores for float32, within the workspace that counts."""
+    """In every precision: deterministic, without transforms, no tensor cores for float32, within the workspace."""
     _, libraries = installed()
     if not any(glob.glob(f"{folder}/libcudnn.so.9") for folder in libraries):
         pytest.skip("cuDNN is not installed (extra cudnn)")
