@@ -20,7 +20,7 @@ import test_layers
 import test_recurrent
 import test_recurrent_gradients
 from gpu_lines import Options, Report, Step, is_lost, reason
-from lrpfast.kernels.cuda import contractions, modules, tiles
+from lrpfast.kernels.cuda import contractions, cudnn, modules, tiles
 from oracle_layers import Layer
 from tolerances import Expected
 
@@ -355,6 +355,31 @@ def larger_layers(options: Options) -> Iterator[Step]:
             yield tallied(f"{name}, batch {count}", work)
 
 
+def by_cudnn(options: Options) -> Iterator[Step]:
+    """Every convolution that cuDNN can compute, by it, however small."""
+
+    def work(tallies: dict[str, Tally]) -> None:
+        mine = {"CONVOLUTION": "cudnn", "LIBRARY_FLOPS": 1, "NARROW": 0}
+        geometries = [g for g in test_layers.GEOMETRIES if g[2].kind in ("Conv", "ConvTranspose")]
+        with mock.patch.multiple(contractions, **mine):
+            for turn, (name, shape, layer) in enumerate(options.few(geometries, 4)):
+                for rule in (("epsilon", {}), ("alpha_beta", {})):
+                    one_layer(options, tallies, name, [shape], layer, rule, turn)
+            for _, shape, count, layer in () if options.small else BY_WINDOWS:
+                if layer.kind in ("Conv", "ConvTranspose"):
+                    larger(options, tallies, shape, count, layer, by_windows)
+
+    def step(report: Report) -> None:
+        problem = cudnn.problem()
+        if problem is None:
+            tallied(what, work)[1](report)
+        else:
+            report.skip(what, f"cuDNN cannot be used: {problem}")
+
+    what = "convolutions, cuDNN wherever it can"
+    yield what, step
+
+
 # Chains: what a layer's kernel does for the layer below.
 
 
@@ -641,6 +666,7 @@ def steps(options: Options) -> Iterator[Step]:
     yield from small_layers(options)
     yield from dense_layers(options)
     yield from larger_layers(options)
+    yield from by_cudnn(options)
     yield from chained_layers(options)
     yield from networks(options)
     yield "casts, every type", casts

@@ -210,6 +210,13 @@ def describe(options: Options) -> dict[str, str]:
         cublas.destroy(handle)
     except Exception as error:
         facts["cuBLAS version"] = reason(error)
+    try:
+        from lrpfast.kernels.cuda import cudnn
+
+        problem = cudnn.problem()
+        facts["cuDNN version"] = cudnn.version() if problem is None else f"none: {problem}"
+    except Exception as error:
+        facts["cuDNN version"] = reason(error)
     return facts
 
 

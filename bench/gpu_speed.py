@@ -21,7 +21,7 @@ import networks
 from cases import COMPARED, TOLERANCE, off
 from gpu_lines import Options, Report, Step, reason
 from lrpfast.kernels import memory_plan
-from lrpfast.kernels.cuda import contractions, cublas
+from lrpfast.kernels.cuda import contractions, cublas, cudnn
 from networks import Network
 from timing import interleaved
 from tool import Missing, Tool
@@ -151,7 +151,7 @@ class Workload:
 
     ``single``: one layer as within a network, with inputs that are positive and its own output as relevance.
     ``streams``: the memory's speed is the limit. ``promised``: the goals over zennit and captum hold.
-    ``library``: convolutions by rows written out and cuBLAS, not by our kernel.
+    ``convolution``: what computes convolutions, as LRPFAST_GPU_CONVOLUTION says it.
     """
 
     title: str
@@ -163,7 +163,7 @@ class Workload:
     single: bool = False
     streams: bool = False
     promised: bool = False
-    library: bool = False
+    convolution: str = "own"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -197,8 +197,8 @@ def workloads() -> list[Workload]:
         # the peers start from one output only: a whole layer's relevance is not what they can be asked for
         some.append(Workload(f"VGG16 {name}", network, "z_plus", (16,), peers=("forward",), single=True))
     network = functools.partial(one_convolution, size=56, channels=256, out=256)
-    for title, library in (("VGG16 conv3_2", False), ("VGG16 conv3_2 by im2col", True)):
-        some.append(Workload(title, network, "epsilon", (16,), peers=("forward",), single=True, library=library))
+    for title, by in (("VGG16 conv3_2", "own"), ("VGG16 conv3_2 by im2col", "library")):
+        some.append(Workload(title, network, "epsilon", (16,), peers=("forward",), single=True, convolution=by))
     mlp, wide = (functools.partial(networks.make, name) for name in ("mlp_large", "wide"))
     some.append(Workload("MLP 4096-1024-1024-10", mlp, "epsilon", (65_536,)))
     some.append(Workload("MLP 31,811-8-8-2", wide, "epsilon", (8192,), ("float32",), streams=True))
@@ -206,7 +206,8 @@ def workloads() -> list[Workload]:
         for rule in ("epsilon_plus", "alpha2_beta1"):
             network = functools.partial(networks.make, key)
             some.append(Workload(title, network, rule, (16, 64), promised=promised))
-    return some
+    convolutional = [w for w in some if w.title.startswith(("VGG16", "ResNet")) and w.convolution == "own"]
+    return some + [replace(w, title=f"{w.title} by cuDNN", convolution="cudnn") for w in convolutional]
 
 
 @dataclass(eq=False)
@@ -375,12 +376,15 @@ def goals_of(
 def run_workload(work: Workload, options: Options, report: Report) -> None:
     """All lines of a workload; our analyzers are open one at a time, so that the memory is that of one."""
     name = f"{work.title}, {NAMES[work.rule]}"
+    if work.convolution == "cudnn" and cudnn.problem() is not None:
+        report.skip(name, f"cuDNN cannot be used: {cudnn.problem()}")
+        return
     network = work.network(options.small)
     batches = (3,) if options.small else work.batches
     x = network.samples(max(batches))
     it = open_peers(work, network, x, options)
     peers_apart = compare_peers(work, network, x, it, options)
-    contractions.CONVOLUTION = "library" if work.library else "own"
+    contractions.CONVOLUTION = work.convolution
     for precision in work.precisions:
         clear()
         base = int(pool().used_bytes())
@@ -401,6 +405,8 @@ def run_workload(work: Workload, options: Options, report: Report) -> None:
 def speed(options: Options) -> Iterator[Step]:
     """A step for each workload."""
     for turn, work in enumerate(workloads()):
+        if options.standin and work.convolution == "cudnn" and not work.single:
+            continue  # of one layer it says as much there
         if options.standin and "MLP" not in work.title:  # tensor cores take long there
             work = replace(work, precisions=(PRECISIONS[turn % 2],))
         yield f"{work.title}, {NAMES[work.rule]}", lambda report, work=work: run_workload(work, options, report)

@@ -125,7 +125,7 @@ def all_but(items, chosen):
 @pytest.fixture
 def standin():
     """The stand-in in the place of CuPy: its kernels run on the CPU. Yields its settings (`cupy.standin`)."""
-    from lrpfast.kernels.cuda import cublas, devices
+    from lrpfast.kernels.cuda import cublas, cudnn, devices
 
     cupy = standin_loader.install()
     if cupy.standin.compiler() is None:
@@ -134,9 +134,11 @@ def standin():
         pytest.skip("no C++ compiler (CXX, g++, c++ or clang++) to run the GPU kernels on the CPU with")
     devices.forget()
     cublas.forget()
+    cudnn.forget()
     yield cupy.standin
     cupy.standin.reset()
     if not EVERYWHERE:
         standin_loader.remove()
     devices.forget()
     cublas.forget()
+    cudnn.forget()

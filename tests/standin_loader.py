@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 _FOLDER = str(Path(__file__).resolve().parent / "standin")
-_NAMES = ("cupy", "cupy_backends", "cupyx")
+_NAMES = ("cupy", "cupy_backends", "cupyx", "cudnn")
 _real, _ours = {}, {}  # modules while they are out of sys.modules; ours stay the same objects from use to use
 
 

@@ -100,7 +100,7 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
             data=self._data,
         )
         self._programs = Programs(self.plan, settings)
-        self.plan = replace(self.plan, packed=self._programs.main.packed_size())
+        self.plan = self._programs.described(self.plan)
         self.conserves, self._prefixes = conserves(self.plan), {}
         self._per_sample = 2 * math.prod(self.layout.row) * settings.dtype.itemsize
         self._baseline = baseline_row(settings.gradients, self.layout, settings.input_range)

@@ -165,7 +165,8 @@ class Plan:
     ``relu_consumers`` has each value that only a plain ReLU takes, with the ReLU's value: the layer below may
     compute both in one go. ``model`` is the caller's with its selections early; ``nodes`` has for each of the caller's
     nodes the one that computes it, and which rows of it this one has, if not all. ``packed`` says what the weights
-    take in the order in which the CPU's kernels read them; None on GPUs, which read them as they are.
+    take in the order in which the CPU's kernels read them; None on GPUs, which read them as they are. ``libraries``
+    says which convolutions cuDNN computes, where it was asked to.
     """
 
     model: Model
@@ -176,6 +177,7 @@ class Plan:
     relu_consumers: dict[int, int]
     nodes: tuple[tuple[int, Rows | None], ...]
     packed: PackedSize | None = None
+    libraries: str | None = None
 
     @property
     def contractions(self) -> int:
@@ -221,6 +223,8 @@ class Plan:
         foot = f"{self.contractions} contractions, {self.flops:,} floating-point operations a sample"
         if self.packed is not None and self.packed.tiles:  # more than the weights themselves
             foot += f"\n{self.packed}"
+        if self.libraries is not None:
+            foot += f"\n{self.libraries}"
         return rows, foot
 
 

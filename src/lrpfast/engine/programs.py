@@ -48,6 +48,10 @@ class Programs:
         self._storing: dict[tuple[Any, ...], tuple[Lowered, Any]] = {}
         self._conditional: dict[tuple[Any, ...], tuple[Conditional, Any]] = {}
 
+    def described(self, plan: Plan) -> Plan:
+        """The plan, with what the backend says of it."""
+        return replace(plan, packed=self.main.packed_size(), libraries=self.main.by_libraries())
+
     def _lowered(self, *, trace: bool = False, stored: frozenset[int] = frozenset()) -> Lowered:
         settings = self._settings
         return lower(

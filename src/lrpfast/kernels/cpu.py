@@ -135,6 +135,9 @@ class CompiledProgram:
     def packed_size(self) -> PackedSize:
         return PackedSize(*self._executable.packed_size())
 
+    def by_libraries(self) -> None:
+        """None: the CPU's kernels compute everything."""
+
     def _within(self, memory: int, threads: int, micro_batch: int, cooperative: bool) -> tuple[int, int]:
         """Threads, and samples of a micro-batch, that a byte budget allows."""
         thread, sample = self._executable.scratch_bytes(), self._executable.sample_bytes()

@@ -39,6 +39,10 @@ class Compiled(Protocol):
         """What its packed weights take, if the backend packs any."""
         ...
 
+    def by_libraries(self) -> str | None:
+        """Which of its convolutions a library computes, and why not the others, where one was asked to."""
+        ...
+
     def small_run(self, row: tuple[int, ...], start: Start, *, judges: bool) -> SmallRuns | None:
         """Runs of small batches of samples of this shape, if there are any; ``judges``: whether they note growth."""
         ...

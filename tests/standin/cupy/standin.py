@@ -17,6 +17,9 @@ DEFAULTS = {
     "ftz": False,  # flush denormals (of doubles too) in kernels, x86 only
     "fail_allocation": None,  # callable(nbytes) -> bool: whether this allocation fails
     "cublas": True,  # False: as if the library were not installed
+    "cudnn": True,  # False: its frontend without the library
+    "cudnn_tf32": False,  # whether something makes cuDNN take TF32 whatever is asked of it
+    "cudnn_refuses": None,  # callable(transposed, dim, filter dim) -> bool: whether no engine takes such a convolution
 }
 CONFIG = dict(DEFAULTS)
 LOG = []  # (kernel, grid, block) of every kernel run

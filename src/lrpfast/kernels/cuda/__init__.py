@@ -41,7 +41,7 @@ class CudaBackend:
     def describe(self) -> dict[str, Any]:
         import cupy
 
-        from . import cublas
+        from . import contractions, cublas
 
         facts = {
             f"gpu:{gpu.index}": f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability "
@@ -56,4 +56,19 @@ class CudaBackend:
             except DeviceError as error:
                 problem = str(error)
         facts["cuBLAS"] = "yes" if problem is None else f"no ({problem}): our own kernels do all products"
+        if contractions.CONVOLUTION == "cudnn":  # else it is not imported, which takes seconds
+            facts["cuDNN"] = self._cudnn()
         return facts
+
+    def _cudnn(self) -> str:
+        """The versions of cuDNN, or why it cannot be used."""
+        import cupy
+
+        from . import cudnn
+
+        with cupy.cuda.Device(self._gpus[0].index):
+            try:
+                problem = cudnn.problem()
+            except DeviceError as error:
+                problem = str(error)
+        return cudnn.version() if problem is None else f"no ({problem}); {cudnn.INSTALL}"

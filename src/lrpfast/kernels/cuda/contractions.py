@@ -21,7 +21,9 @@ from ..geometry import Geometry
 from ..operation import require, row_of
 from ..program import Program
 from ..verify import MAX_SUMS
-from . import cublas, tiles
+from . import cublas, cudnn, tiles
+from .convolution_sums import ConvolutionSums
+from .convolutions import NotPlain
 from .device_arrays import DeviceArrays
 from .structs import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM
 from .tiles import Tile
@@ -36,8 +38,8 @@ FULL, PLANE = 3, 0.02
 NARROW = 16
 #: Below this amount of work, a library call costs more than it saves, and cannot be part of a replayed graph.
 LIBRARY_FLOPS = 1 << 27
-#: "own": our kernel gathers while it multiplies; "library": a convolution's rows are copied (im2col) and cuBLAS
-#: multiplies, if all weights are used. Set by LRPFAST_GPU_CONVOLUTION.
+#: "own": our kernel gathers while it multiplies; "cudnn": cuDNN computes plain convolutions; "library": a convolution's
+#: rows are copied (im2col) and cuBLAS multiplies. Set by LRPFAST_GPU_CONVOLUTION.
 CONVOLUTION = os.environ.get("LRPFAST_GPU_CONVOLUTION", "own")
 #: The largest product of regions, groups and splits in one launch: a grid's third dimension.
 MOST_PIECES = 65535
@@ -101,6 +103,8 @@ class Contraction:
                 f"which takes {MOST_PIECES:,} together; use device='cpu'"
             )
         self.library = self._library()
+        #: by cuDNN, or None and why not, if it was asked for
+        self.convolution, self.refusal = self._by_cudnn(program, arrays, locate)
         self.sources = [locate(p.term.source)[0] for p in self.parts]
         self.matrices = [
             arrays.matrix(_matrix(p.term), self.round, p.term.sign, p.scale, p.term.origin and (p.term.origin, 0, 0))
@@ -114,14 +118,21 @@ class Contraction:
             self.singles = arrays.record(self._record(self.parts, program, arrays, locate, check))
         self._tiles: dict[int, tuple[Tile, int]] = {}
 
+    def __str__(self) -> str:
+        size = "×".join(str(n) for n in (self.geometry.source if self.geometry else (1,)) if n > 1)
+        direction = "forwards" if isinstance(self.operation, Contract) else "backwards"
+        taps = max(1, _taps(self.geometry)) if self.geometry else 1
+        channels = f"{max(self.depths) // taps * self.groups}→{self.width}"
+        grouped = f", {self.groups} groups" if self.groups > 1 else ""
+        return f"{channels} channels, {taps} taps{grouped}, on {size or 1}, {direction}"
+
     def _regions(self) -> tuple[Any, ...]:
         return () if self.geometry is None else self.geometry.regions
 
     def _depth(self, term: Term, size: int) -> int:
         if term.geometry is None:
             return size // self.rows
-        taps: int = max(math.prod(a.index.shape[1] for a in r.axes) for r in term.geometry.regions)
-        return taps * (size // math.prod(term.geometry.source) // self.groups)
+        return _taps(term.geometry) * (size // math.prod(term.geometry.source) // self.groups)
 
     def _merge_shares(self, shares: tuple[Share, ...]) -> tuple[list[Part], tuple[Share, ...]]:
         """Merge accumulators with the same factor that differ only in their coefficients, and scale their terms."""
@@ -164,8 +175,8 @@ class Contraction:
 
     def _library(self) -> bool:
         """Whether cuBLAS can compute the sums: plain products that are neither narrow nor of small depth."""
-        if CONVOLUTION not in ("own", "library"):
-            raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own' or 'library'")
+        if CONVOLUTION not in ("own", "cudnn", "library"):
+            raise DeviceError(f"LRPFAST_GPU_CONVOLUTION={CONVOLUTION!r} must be 'own', 'cudnn' or 'library'")
         if self.diagonal or self.split or not cublas.available():
             return False
         if {p.accumulator for p in self.parts} != set(range(self.sums)):
@@ -173,9 +184,30 @@ class Contraction:
         single_region = self.groups == 1 and all(
             len(p.term.geometry.regions) == 1 for p in self.parts if p.term.geometry
         )
-        if self.geometry is not None and (CONVOLUTION == "own" or not single_region):
+        if self.geometry is not None and (CONVOLUTION != "library" or not single_region):
             return False
         return min(self.columns, *self.depths) > NARROW
+
+    def _by_cudnn(
+        self, program: Program, arrays: DeviceArrays, locate: Locate
+    ) -> tuple[ConvolutionSums | None, str | None]:
+        """What computes the sums by cuDNN, or why our own kernels do, where `CONVOLUTION` asks for cuDNN."""
+        if CONVOLUTION != "cudnn" or self.geometry is None or self.diagonal:
+            return None, None
+        cudnn.demand()
+        if self.split:
+            return None, "3xTF32's products are lrpfast's own"
+        if min(self.columns, *self.depths) <= NARROW:
+            return None, f"so few channels that lrpfast's own kernels are bound by memory ({NARROW} or fewer)"
+        try:
+            sums = ConvolutionSums(
+                *(self.parts, self.sums, self.width, program.sizes, arrays, locate),
+                *(self.round, self.dtype, self.gpu.index),
+            )
+        except NotPlain as error:
+            return None, str(error)
+        reason = sums.refusal(1)
+        return (sums, None) if reason is None else (None, f"cuDNN: {reason}")
 
     # the record
 
@@ -315,19 +347,28 @@ class Contraction:
         return turns / splits + PLANE * (splits - 1)
 
     def by_library(self, samples: int) -> bool:
-        """Whether cuBLAS computes the sums of this number of samples."""
-        return self.library and 2 * samples * self.rows * self.columns * max(self.depths) >= LIBRARY_FLOPS
+        """Whether cuBLAS or cuDNN computes the sums of this number of samples."""
+        if not self._is_large(samples):
+            return False
+        return self.library or (self.convolution is not None and self.convolution.refusal(samples) is None)
+
+    def _is_large(self, samples: int) -> bool:
+        """Whether this number of samples is work enough for a library's call."""
+        return 2 * samples * self.rows * self.width * max(self.depths) >= LIBRARY_FLOPS
 
     def scratch(self, samples: int) -> int:
         """The number of elements of scratch memory for this number of samples."""
         plane = samples * self.rows * self.width
         if self.diagonal:
             return 0
-        if self.by_library(samples):
+        if self.library and self._is_large(samples):
             copies = [samples * self.rows * d for p, d in zip(self.parts, self.depths, strict=True) if self._copied(p)]
             return max(copies, default=0) + (self.sums * plane if self.sums > 1 else 0)
         splits = self.tile(samples)[-1]
-        return 0 if self.fused and splits == 1 else self.sums * splits * plane
+        own = 0 if self.fused and splits == 1 else self.sums * splits * plane
+        if self.convolution is not None and self._is_large(samples):  # of one of the two: no plan is made here
+            return max(own, self.convolution.scratch(samples))
+        return own
 
     def _copied(self, part: Part) -> bool:
         """Whether a library's product needs a copy of the term's rows as a matrix."""
@@ -341,7 +382,10 @@ class Contraction:
             chunk.launch("channelwise", f"channelwise_{max_sums}", rows, (self.record,), y=len(self.region_rows))
             return
         if self.by_library(chunk.samples):
-            planes, splits = self._products(chunk), 1
+            if self.convolution is not None:
+                planes, splits = self.convolution.launch(chunk, self.plane_at)
+            else:
+                planes, splits = self._products(chunk), 1
         else:
             tile, splits = self.tile(chunk.samples)
             fused = self.fused and splits == 1
@@ -393,6 +437,11 @@ class Contraction:
 def _matrix(term: Term) -> np.ndarray:
     """The weights (K, N) of a term with one region and one group."""
     return term.weights[0][0] if isinstance(term.weights, tuple) else term.weights
+
+
+def _taps(geometry: Geometry) -> int:
+    """The largest number of taps of a region."""
+    return max(int(math.prod(a.index.shape[1] for a in r.axes)) for r in geometry.regions)
 
 
 def _laid_out_alike(one: Any, other: Any) -> bool:

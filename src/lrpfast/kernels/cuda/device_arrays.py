@@ -111,6 +111,23 @@ class DeviceArrays:
 
         return self._shared((origin, "vector", rounded, sign, scale), value, copy)
 
+    def arranged(
+        self,
+        source: Any,
+        arrange: Callable[[], np.ndarray],
+        rounded: bool = False,
+        sign: int = 0,
+        scale: float = 1.0,
+        origin: Any = None,
+    ) -> int:
+        """The address of weights in another order, which ``arrange`` makes of them; parts as `vector` takes them."""
+
+        def copy() -> np.ndarray:
+            values = part_of(np.ascontiguousarray(arrange(), self.dtype), sign, scale)
+            return round_tf32(values) if rounded else values
+
+        return self._shared((origin, "arranged", rounded, sign, scale), source, copy)
+
     def matrix(
         self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0, origin: Any = None
     ) -> tuple[int, int, int]:

@@ -108,6 +108,16 @@ class Executable:
         operations = (*self.forward, *self.backward)
         return any(o.by_library(samples) for o in operations if isinstance(o, Contraction))
 
+    def by_libraries(self) -> str | None:
+        """How many convolutions cuDNN computes, and why not the others; None where it was not asked to."""
+        asked = [o for o in (*self.forward, *self.backward) if isinstance(o, Contraction)]
+        asked = [o for o in asked if o.convolution is not None or o.refusal is not None]
+        if not asked:
+            return None
+        ours = [f"\n  {o}: {o.refusal}" for o in asked if o.convolution is None]
+        text = f"cuDNN computes {len(asked) - len(ours)} of {len(asked)} convolutions, in batches that are worth a call"
+        return text + (f"; lrpfast's kernels compute{''.join(ours)}" if ours else "")
+
     def cast(self, source: Any, dtype: np.dtype, destination: Any, n: int) -> None:
         """Queue the cast of n values, whose bits are in ``source``, to the program's dtype."""
         name = "uint8" if dtype.kind == "b" else dtype.name

@@ -65,6 +65,9 @@ class CompiledProgram:
     def packed_size(self) -> None:
         """None: GPUs read the weights as they are."""
 
+    def by_libraries(self) -> str | None:
+        return self._executable(self._gpus[0]).by_libraries()
+
     def run(
         self,
         x: np.ndarray,
