@@ -7,6 +7,7 @@ import pytest
 
 import lrpfast
 from lrpfast import InputError, ShapeError, evaluate
+from lrpfast import layers as L
 from lrpfast.layers import Conv, Dense, Flatten
 from pages import blocks, commands
 
@@ -328,3 +329,42 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     ((_, printed, shown),) = commands(text, capsys)
     assert printed == shown
     assert {path.name for path in tmp_path.iterdir()} == {"tests", "curves.svg", "curves.png"}
+
+
+# Several inputs
+
+
+def test_flip_of_several_inputs_is_that_of_their_values_in_a_row():
+    rng = np.random.default_rng(5)
+    graph = lrpfast.Graph()
+    a, b = graph.input((3, 2), "a"), graph.input((4,), "b")
+    dense = [L.Dense(rng.normal(size=(10, 6)), activation="relu"), L.Dense(rng.normal(size=(6, 3)))]
+    joined = graph.add(L.Concat(), graph.add(L.Flatten(), a), b)
+    two = graph.model(graph.add(dense[1], graph.add(dense[0], joined)))
+    one = lrpfast.from_layers(dense, input_shape=(10,))
+    x = {"a": rng.normal(size=(9, 3, 2)), "b": rng.normal(size=(9, 4))}
+    relevance = lrpfast.Analyzer(two, "epsilon").analyze(x, 0)
+    in_rows = [np.concatenate([part["a"].reshape(9, 6), part["b"]], 1) for part in (x, relevance)]
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
+    mask = np.array([True] * 6 + [True, False, True, True])
+    means = np.concatenate([np.full((9, 6), 2.0), np.repeat(x["b"].mean(1, keepdims=True), 4, 1)], 1)
+    for options, of_row in (
+        ({}, {}),
+        ({"groups": {"a": np.arange(3)}}, {"groups": groups}),
+        ({"region": {"a": 1}, "mask": {"b": mask[6:]}}, {"groups": groups, "mask": mask}),
+        ({"baseline": {"a": 2.0, "b": "mean"}}, {"baseline": means}),
+        ({"baseline": 1}, {"baseline": 1}),
+    ):
+        got = evaluate.flip(two, x, relevance, target=0, steps=4, **options)
+        expected = evaluate.flip(one, *in_rows, target=0, steps=4, **of_row)
+        for order in got.curves:
+            np.testing.assert_allclose(got.curves[order], expected.curves[order], rtol=1e-6)
+    listed = evaluate.flip(two, list(x.values()), list(relevance.values()), target=0, steps=4)
+    np.testing.assert_array_equal(
+        listed.curves["most"], evaluate.flip(two, x, relevance, target=0, steps=4).curves["most"]
+    )
+    for options in ({"groups": np.arange(3)}, {"mask": {"c": mask}}, {"baseline": np.zeros(4)}):
+        with pytest.raises(InputError, match="the model has the inputs 'a', 'b'; give a mapping"):
+            evaluate.flip(two, x, relevance, target=0, **options)
+    with pytest.raises(ShapeError, match="same shape"):
+        evaluate.flip(two, x, {"a": x["a"][:, :2], "b": x["b"]}, target=0)

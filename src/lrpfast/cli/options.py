@@ -40,13 +40,13 @@ def model_of(arguments: argparse.Namespace, memory: int | None = None, path: Any
     return load(arguments.model if path is None else path, memory=memory, input_shape=shapes or None)
 
 
-def of_one_output(model: Model, arguments: argparse.Namespace, task: str) -> Model:
-    """The model of one input and one output that a task is about: of several outputs, that which --start names.
+def of_one_output(model: Model, arguments: argparse.Namespace, task: str, *, several_inputs: bool = False) -> Model:
+    """The model of one output that a task is about, and of one input: of several outputs, that which --start names.
 
     Raises
     ------
     InputError
-        When there are several of either; the message says what to do.
+        When there are several outputs, or several inputs without ``several_inputs``; the message says what to do.
     """
     names = [model.nodes[i].name for i in model.outputs]
     if len(names) > 1 and arguments.start in names:
@@ -55,7 +55,7 @@ def of_one_output(model: Model, arguments: argparse.Namespace, task: str) -> Mod
         raise InputError(
             f"{task} is about one output, and this model has {len(names)}: {', '.join(names)}; --start NAME chooses one"
         )
-    if len(model.inputs) > 1:
+    if len(model.inputs) > 1 and not several_inputs:
         listed = ", ".join(model.nodes[i].name for i in model.inputs)
         raise InputError(
             f"{task} is about one input, and this model has {len(model.inputs)}: {listed}; lrpfast explain takes all, "
