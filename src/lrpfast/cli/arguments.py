@@ -20,6 +20,7 @@ from .option_groups import (
     MODEL_HELP,
     SEVERAL_HELP,
     add_chunk_options,
+    add_condition_options,
     add_input_options,
     add_input_shape,
     add_layer_options,
@@ -219,6 +220,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help=f"divide each explanation by max |R|, sum R, max R or sum |R|: {', '.join(NORMALIZATIONS)}; or by one "
         "after the other, as sum,max",
     )
+    add_condition_options(parser)
     add_layer_options(parser)
     add_statistics_options(parser)
     _add_explain_run_options(parser)

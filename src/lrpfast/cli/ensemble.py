@@ -17,7 +17,7 @@ from .signals import terminable
 from .warn import print_warning
 
 #: Options of ``explain`` that are for one model.
-_OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
+_OF_ONE = ("plot", "balance", "layers", "reduce", "activations", "condition", "parallel")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -81,6 +81,39 @@ def inputs_of(texts: Sequence[str], model: Model) -> Any:
     return named
 
 
+def conditions_of(texts: Sequence[str] | None, model: Model) -> Any:
+    """The value of ``--condition``: one condition, or a list where the option is given several times."""
+    if texts is None:
+        return None
+    layers = {node.name for node in model.nodes}
+    several = []
+    for text in texts:
+        condition = {}
+        for part in text.split(";"):
+            name, equals, channels = (piece.strip() for piece in part.rpartition("="))
+            if not equals or not name:
+                raise InputError(f"--condition is LAYER=CHANNELS, as conv=5,7, not {text!r}")
+            if name in condition:
+                raise InputError(f"--condition names {name!r} twice in {text!r}; its channels are written {name}=5,7")
+            condition[name] = _channels(channels, text)
+        several.append(condition)
+    unknown = next((name for condition in several for name in condition if name not in layers), None)
+    if unknown is not None:
+        raise InputError(unknown_name_message("layer", unknown, layers, "`lrpfast inspect` lists the layers"))
+    return several if len(several) > 1 else several[0]
+
+
+def _channels(text: str, whole: str) -> Any:
+    """Channels as a selection: one, several, a range, or a file of a boolean array."""
+    if re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        return [int(number) for number in text.split(",")]
+    if re.fullmatch(r"-?\d*:-?\d*(:-?\d+)?", text):
+        return slice(*(int(number) if number else None for number in text.split(":")))
+    if text.endswith(".npy"):
+        return np.array(open_array(text))
+    raise InputError(f"--condition {whole!r}: channels are written 5, 5,7 or 0:8, or stand in a boolean .npy file")
+
+
 def opener(model: Model, arguments: argparse.Namespace) -> Callable[[], Source]:
     """A function that opens INPUTS, with the part that --select names and the number of --fill-nan."""
     return functools.partial(
