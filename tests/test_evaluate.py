@@ -102,6 +102,26 @@ def test_figures_of_quantus():
     np.testing.assert_allclose(evaluate.entropy(relevance), recorded["complexity"], rtol=1e-6)
 
 
+def test_quantus_itself(rng):
+    """The same curve, sparseness and complexity as Quantus has on the PyTorch network that lrpfast reads."""
+    quantus = pytest.importorskip("quantus", reason="compared with Quantus where it is installed")
+    torch = pytest.importorskip("torch", reason="Quantus evaluates PyTorch networks")
+    torch.manual_seed(3)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    module, x = module.eval(), rng.random((3, 1, 6, 6)).astype(np.float32)
+    model, target = lrpfast.from_torch(module, torch.from_numpy(x[:1])), np.array([0, 2, 1])
+    relevance = lrpfast.Analyzer(model, "epsilon_plus").analyze(x, target)
+    relevance += 1e-4 * rng.normal(size=x.shape).astype(np.float32)  # the order of equal values is each library's own
+    options = {"disable_warnings": True, "display_progressbar": False}
+    arguments = {"model": module, "x_batch": x, "y_batch": target, "a_batch": relevance, "softmax": False}
+    scores = quantus.PixelFlipping(features_in_step=1, perturb_baseline="black", **options)(**arguments)
+    black = np.broadcast_to(x.min((1, 2, 3), keepdims=True), x.shape)
+    curves = evaluate.flip(model, x, relevance, target=target, order="most", steps=36, baseline=black)
+    np.testing.assert_allclose(curves.curves["most"][:, 1:], np.array(scores), rtol=1e-4, atol=1e-6)
+    for ours, theirs in ((evaluate.gini, quantus.Sparseness), (evaluate.entropy, quantus.Complexity)):
+        np.testing.assert_allclose(ours(relevance), theirs(abs=True, **options)(**arguments), rtol=1e-5)
+
+
 def test_baselines(network, rng):
     x = rng.random((4, 6))
     relevance = rng.normal(size=x.shape)
