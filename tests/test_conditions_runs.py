@@ -327,3 +327,130 @@ def test_starts_keep_their_passes():
     part = start.part(slice(1, 2))
     assert part.passes is start.passes and part.count == 2 and part.starts == 1
     assert part.passes.of(1) == [[0, 0, 4]]
+
+
+# Data sets
+
+
+CONDITIONS = [{"high": 1}, {"low": {0, 2}, "high": slice(0, 3)}, {"high": 1}, {"flat": normal(1, 45) > 0}]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("kind", ["npy", "h5", "nc", "zarr", "npz"])
+def test_streams(kind, parallel, tmp_path):
+    """Files, statistics and the arrays beside the relevance, chunk by chunk."""
+    if kind in ("nc", "zarr"):
+        pytest.importorskip({"nc": "netCDF4", "zarr": "zarr"}[kind])
+    x, options = normal(3, 20, 6, 6, 2), {"parallel": parallel, "progress": False}
+    analyzer = lrpfast.Analyzer(images(), "gamma", precision="float64", device="cpu")
+    expected = analyzer.analyze(x, conditions=CONDITIONS, parallel=parallel)
+    if kind == "npz":
+        done = analyzer.stream(x, statistics=tmp_path / "s.npz", conditions=CONDITIONS, batch_size=6, **options)
+        np.testing.assert_allclose(done.statistics.mean[0], expected.mean(0), atol=1e-12)
+        return
+    path = tmp_path / f"r.{kind}"
+    done = analyzer.stream(x, path, conditions=CONDITIONS, batch_size=6, statistics=True, **options)
+    with lrpfast.batch.open_source(path) as source:
+        np.testing.assert_array_equal(source.read(0, 20), expected)
+    np.testing.assert_allclose(done.statistics.mean[0], expected.mean(0), atol=1e-12)
+    assert done.explanations == 80
+    single = tmp_path / f"one.{kind}"
+    analyzer.stream(x, single, conditions=CONDITIONS[1], normalize="l1", **options)
+    with lrpfast.batch.open_source(single) as source:
+        maps = source.read(0, 20)
+    sizes = np.abs(expected[:, 1]).sum((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(maps, expected[:, 1] / sizes, atol=1e-12)
+
+
+def test_what_files_of_conditions_hold(tmp_path):
+    xarray, h5py = pytest.importorskip("xarray"), pytest.importorskip("h5py")
+    x = xarray.DataArray(normal(3, 9, 6, 6, 2), dims=("time", "y", "x", "channel"), coords={"time": np.arange(9)})
+    analyzer = lrpfast.Analyzer(images(), "epsilon", precision="float64", device="cpu")
+    analyzer.stream(x, tmp_path / "r.h5", conditions=CONDITIONS, progress=False)
+    with h5py.File(tmp_path / "r.h5") as file:
+        relevance = file["relevance"]
+        assert [dim[0].name for dim in list(relevance.dims)[:1]] == ["/time"]
+        assert relevance.dims[1].label == "condition"
+        assert file["explained_output"].shape == (9,) and file["target"].shape == (9,)
+        share = relevance[:].sum((2, 3, 4)) / file["explained_output"][:][:, None]
+        np.testing.assert_allclose(file["relevance_share"][:], share, rtol=1e-9)
+        assert file.attrs["conditions"].startswith("high=1 | low=0,2; high=0:3 | high=1 | flat=")
+
+
+def test_a_stream_under_conditions_goes_on(tmp_path):
+    """With the same conditions; not with others, or without."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(count):
+        raise Stop
+
+    x, path = normal(3, 40, 6, 6, 2), tmp_path / "r.npy"
+    analyzer = lrpfast.Analyzer(images(), "epsilon", device="cpu")
+    with pytest.raises(Stop):
+        analyzer.stream(x, path, conditions=CONDITIONS, batch_size=7, progress=stop)
+    for options in ({"conditions": CONDITIONS[:2]}, {"conditions": CONDITIONS, "parallel": True}, {}):
+        with pytest.raises(InputError, match="unfinished"):
+            analyzer.stream(x, path, batch_size=7, progress=False, **options)
+    done = analyzer.stream(x, path, conditions=CONDITIONS, batch_size=7, progress=False)
+    assert done.resumed > 0
+    np.testing.assert_array_equal(np.load(path), analyzer.analyze(x, conditions=CONDITIONS))
+
+
+def test_wrong_options_of_streams(tmp_path):
+    analyzer, x = lrpfast.Analyzer(images(), "epsilon", device="cpu"), normal(3, 4, 6, 6, 2)
+    for options, message in (
+        ({"parallel": True}, "parallel goes with conditions"),
+        ({"conditions": {"high": 1}, "layers": "low"}, "layers= replaces"),
+        ({"conditions": 3}, "conditions must map"),
+        ({"conditions": {"nope": 1}}, "unknown layer 'nope'"),
+        ({"conditions": {"high": 1}, "target": np.zeros((4, 2), int)}, "one target per sample"),
+    ):
+        with pytest.raises(InputError, match=message):
+            analyzer.stream(x, tmp_path / "r.npy", progress=False, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(tmp_path, capsys):
+    from lrpfast.cli import main
+
+    paths = {name: str(tmp_path / name) for name in ("m.npz", "x.npy", "r.npy", "mask.npy")}
+    x, mask = normal(3, 5, 6, 6, 2), normal(1, 45) > 0
+    images().save(paths["m.npz"])
+    np.save(paths["x.npy"], x)
+    np.save(paths["mask.npy"], mask)
+    command = [
+        "explain",
+        paths["m.npz"],
+        paths["x.npy"],
+        "--rule",
+        "epsilon",
+        "--quiet",
+        "--force",
+        "-o",
+        paths["r.npy"],
+    ]
+    analyzer = lrpfast.Analyzer(images(), "epsilon")
+    for texts, conditions in (
+        (["high=1"], {"high": 1}),
+        (["high=-1,2; low=0:2"], {"high": [-1, 2], "low": slice(0, 2)}),
+        (["high=1", "high=:3", f"flat={paths['mask.npy']}"], [{"high": 1}, {"high": slice(3)}, {"flat": mask}]),
+    ):
+        for parallel in (False, True):
+            options = [part for text in texts for part in ("--condition", text)] + ["--parallel"] * parallel
+            assert main([*command, *options]) == 0
+            expected = analyzer.analyze(x, conditions=conditions, parallel=parallel)
+            np.testing.assert_array_equal(np.load(paths["r.npy"]), expected)
+    capsys.readouterr()
+    for options, message in (
+        (["--condition", "high"], "LAYER=CHANNELS"),
+        (["--condition", "hihg=1"], "did you mean 'high'"),
+        (["--condition", "high=x"], "5, 5,7 or 0:8"),
+        (["--condition", "high=1;high=2"], "names 'high' twice"),
+        (["--condition", "high=9"], "has channels 0 to 4"),
+        (["--parallel"], "parallel goes with conditions"),
+        (["--condition", "high=1", "--condition", "high=2", "--plot", "p.png"], "one --condition"),
+    ):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err, options

@@ -7,6 +7,7 @@ import pytest
 
 import lrpfast
 from lrpfast import InputError, ShapeError, evaluate
+from lrpfast import layers as L
 from lrpfast.layers import Conv, Dense, Flatten
 from pages import blocks, commands
 
@@ -99,6 +100,26 @@ def test_figures_of_quantus():
     np.testing.assert_allclose(curves.curves["most"][:, 1:], recorded["scores"], rtol=1e-6)
     np.testing.assert_allclose(evaluate.gini(relevance), recorded["sparseness"], rtol=1e-6)
     np.testing.assert_allclose(evaluate.entropy(relevance), recorded["complexity"], rtol=1e-6)
+
+
+def test_quantus_itself(rng):
+    """The same curve, sparseness and complexity as Quantus has on the PyTorch network that lrpfast reads."""
+    quantus = pytest.importorskip("quantus", reason="compared with Quantus where it is installed")
+    torch = pytest.importorskip("torch", reason="Quantus evaluates PyTorch networks")
+    torch.manual_seed(3)
+    module = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    module, x = module.eval(), rng.random((3, 1, 6, 6)).astype(np.float32)
+    model, target = lrpfast.from_torch(module, torch.from_numpy(x[:1])), np.array([0, 2, 1])
+    relevance = lrpfast.Analyzer(model, "epsilon_plus").analyze(x, target)
+    relevance += 1e-4 * rng.normal(size=x.shape).astype(np.float32)  # the order of equal values is each library's own
+    options = {"disable_warnings": True, "display_progressbar": False}
+    arguments = {"model": module, "x_batch": x, "y_batch": target, "a_batch": relevance, "softmax": False}
+    scores = quantus.PixelFlipping(features_in_step=1, perturb_baseline="black", **options)(**arguments)
+    black = np.broadcast_to(x.min((1, 2, 3), keepdims=True), x.shape)
+    curves = evaluate.flip(model, x, relevance, target=target, order="most", steps=36, baseline=black)
+    np.testing.assert_allclose(curves.curves["most"][:, 1:], np.array(scores), rtol=1e-4, atol=1e-6)
+    for ours, theirs in ((evaluate.gini, quantus.Sparseness), (evaluate.entropy, quantus.Complexity)):
+        np.testing.assert_allclose(ours(relevance), theirs(abs=True, **options)(**arguments), rtol=1e-5)
 
 
 def test_baselines(network, rng):
@@ -328,3 +349,42 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     ((_, printed, shown),) = commands(text, capsys)
     assert printed == shown
     assert {path.name for path in tmp_path.iterdir()} == {"tests", "curves.svg", "curves.png"}
+
+
+# Several inputs
+
+
+def test_flip_of_several_inputs_is_that_of_their_values_in_a_row():
+    rng = np.random.default_rng(5)
+    graph = lrpfast.Graph()
+    a, b = graph.input((3, 2), "a"), graph.input((4,), "b")
+    dense = [L.Dense(rng.normal(size=(10, 6)), activation="relu"), L.Dense(rng.normal(size=(6, 3)))]
+    joined = graph.add(L.Concat(), graph.add(L.Flatten(), a), b)
+    two = graph.model(graph.add(dense[1], graph.add(dense[0], joined)))
+    one = lrpfast.from_layers(dense, input_shape=(10,))
+    x = {"a": rng.normal(size=(9, 3, 2)), "b": rng.normal(size=(9, 4))}
+    relevance = lrpfast.Analyzer(two, "epsilon").analyze(x, 0)
+    in_rows = [np.concatenate([part["a"].reshape(9, 6), part["b"]], 1) for part in (x, relevance)]
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 4, 5, 6])
+    mask = np.array([True] * 6 + [True, False, True, True])
+    means = np.concatenate([np.full((9, 6), 2.0), np.repeat(x["b"].mean(1, keepdims=True), 4, 1)], 1)
+    for options, of_row in (
+        ({}, {}),
+        ({"groups": {"a": np.arange(3)}}, {"groups": groups}),
+        ({"region": {"a": 1}, "mask": {"b": mask[6:]}}, {"groups": groups, "mask": mask}),
+        ({"baseline": {"a": 2.0, "b": "mean"}}, {"baseline": means}),
+        ({"baseline": 1}, {"baseline": 1}),
+    ):
+        got = evaluate.flip(two, x, relevance, target=0, steps=4, **options)
+        expected = evaluate.flip(one, *in_rows, target=0, steps=4, **of_row)
+        for order in got.curves:
+            np.testing.assert_allclose(got.curves[order], expected.curves[order], rtol=1e-6)
+    listed = evaluate.flip(two, list(x.values()), list(relevance.values()), target=0, steps=4)
+    np.testing.assert_array_equal(
+        listed.curves["most"], evaluate.flip(two, x, relevance, target=0, steps=4).curves["most"]
+    )
+    for options in ({"groups": np.arange(3)}, {"mask": {"c": mask}}, {"baseline": np.zeros(4)}):
+        with pytest.raises(InputError, match="the model has the inputs 'a', 'b'; give a mapping"):
+            evaluate.flip(two, x, relevance, target=0, **options)
+    with pytest.raises(ShapeError, match="same shape"):
+        evaluate.flip(two, x, {"a": x["a"][:, :2], "b": x["b"]}, target=0)

@@ -11,6 +11,7 @@ import lrpfast
 from lrpfast import InputError, ShapeError
 from lrpfast import layers as L
 from lrpfast.batch import open_source
+from lrpfast.batch.inputs import open_inputs
 from lrpfast.cli import main
 from lrpfast.reporting import collect, page
 from lrpfast.reporting.kept import Kept
@@ -158,8 +159,8 @@ def test_numbers(rows, rng, monkeypatch):
     assert found.confusion[:, 0].tolist() == np.bincount(labels, minlength=3).tolist()
     assert found.confusion[:, 1].tolist() == np.bincount(labels[predicted == labels], minlength=3).tolist()
     for g, label in enumerate(found.groups):
-        np.testing.assert_allclose(found.statistics.mean[g], relevance[labels == label].mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.absolute, np.abs(relevance).mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.inputs[0].statistics.mean[g], relevance[labels == label].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.inputs[0].absolute, np.abs(relevance).mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.explained, output.max(1), rtol=1e-12)
     np.testing.assert_allclose(found.reached, relevance.sum(1) / output.max(1), rtol=1e-9)
     confidence = model.predict(x, precision="float64").max(1)
@@ -167,7 +168,7 @@ def test_numbers(rows, rng, monkeypatch):
         at = np.flatnonzero(members)
         expected = at[np.argsort(-confidence[at], kind="stable")[:4]]
         assert found.kept[name].samples.tolist() == expected.tolist()
-        assert np.array_equal(found.kept[name].rows["relevance"], relevance[expected])
+        assert np.array_equal(found.kept[name].rows["relevance 0"], relevance[expected])
     missing = np.abs(output.max(1) - relevance.sum(1)) / np.abs(output.max(1))
     assert found.kept["unbalanced"].samples.tolist() == np.argsort(-missing, kind="stable")[:4].tolist()
 
@@ -181,7 +182,7 @@ def test_regression_and_tokens(rng):
     model, x, _ = tokens(rng)
     analyzer, found = collected(model, x)
     relevance = analyzer.analyze(x)
-    count, total = found.by_token
+    count, total = found.inputs[0].by_token
     assert count.tolist() == np.bincount(x.ravel(), minlength=9).tolist()
     np.testing.assert_allclose(total, np.bincount(x.ravel(), relevance.ravel(), 9), rtol=1e-9)
 
@@ -249,9 +250,70 @@ def test_models_and_files_that_do_not_fit(rng, tmp_path):
         lrpfast.report(analyzer, tmp_path / "x.npy", tmp_path / "x.npy", overwrite=True)
     assert (tmp_path / "r.html").read_text() == "mine"
     graph = lrpfast.Graph()
-    two = graph.model(graph.add(L.Add(), graph.input((2,), "a"), graph.input((2,), "b")))
-    with pytest.raises(InputError, match="one input"):
-        lrpfast.report(lrpfast.Analyzer(two, "epsilon"), x, tmp_path / "s.html")
+    two = lrpfast.Analyzer(graph.model(graph.add(L.Add(), graph.input((2,), "a"), graph.input((2,), "b"))), "epsilon")
+    pair = {"a": x[:, :2], "b": x[:, 2:4]}
+    with pytest.raises(InputError, match="a source for each"):
+        lrpfast.report(two, x, tmp_path / "s.html")
+    with pytest.raises(InputError, match="features: the model has the inputs 'a', 'b'"):
+        lrpfast.report(two, pair, tmp_path / "s.html", features=["x", "y"])
+    with pytest.raises(InputError, match="names 'c', but the model has the inputs 'a', 'b'"):
+        lrpfast.report(two, pair, tmp_path / "s.html", features={"c": ["x", "y"]})
+    with pytest.raises(InputError, match="mask is for models of one input"):
+        lrpfast.report(two, pair, tmp_path / "s.html", mask=np.ones(2, bool))
+    with pytest.raises(ShapeError, match="as many samples"):
+        lrpfast.report(two, {"a": x[:, :2], "b": x[:9, 2:4]}, tmp_path / "s.html")
+    assert not (tmp_path / "s.html").exists()
+
+
+def several(rng):
+    """Images, a vector, and a text with its mask."""
+    graph = lrpfast.Graph()
+    image, vector = graph.input((8, 8, 3), "photo"), graph.input((4,), "weather")
+    text, mask = graph.input((5,), "text"), graph.input((5,), "seen", kind="truth")
+    seen = graph.add(L.Conv(rng.normal(size=(3, 3, 3, 2)), activation="relu"), image)
+    embedded = graph.add(L.Embedding(rng.normal(size=(9, 4))), text)
+    masked = graph.add(L.Attention(1), embedded, embedded, embedded, mask)
+    parts = [graph.add(L.Flatten(), part) for part in (seen, masked)]
+    joined = graph.add(L.Concat(), parts[0], vector, parts[1])
+    model = graph.model(graph.add(L.Dense(rng.normal(size=(72 + 4 + 20, 2))), joined))
+    x = {
+        "photo": rng.random(size=(20, 8, 8, 3)),
+        "weather": rng.normal(size=(20, 4)),
+        "text": rng.integers(0, 9, (20, 5)),
+        "seen": np.ones((20, 5)),
+    }
+    return model, x
+
+
+def test_several_inputs(rng, tmp_path):
+    model, x = several(rng)
+    analyzer = lrpfast.Analyzer(model, "cp_lrp")
+    options = {"features": {"weather": ["wind", "rain", NASTY, "sun"]}, "tokens": {"text": ["<pad>", *"abcdefgh"]}}
+    lrpfast.report(analyzer, x, tmp_path / "r.html", samples=6, shown=2, baseline="mean", normalize="l1", **options)
+    tags = read(tmp_path / "r.html")
+    for text in ("Input photo", "Input weather", "Input text", "gets no relevance", "Relevance of the inputs", "rain"):
+        assert text in tags.text, text
+    assert "Most relevant tokens" in tags.text and "The order is not" not in tags.text
+    assert tags.text.count("The least confident predictions") == 1 + 3  # a heading, and each input but the mask
+
+
+def test_numbers_of_several_inputs(rng, monkeypatch):
+    model, x = several(rng)
+    monkeypatch.setattr(collect, "rows_of", lambda *_: 7)
+    analyzer = lrpfast.Analyzer(model, "cp_lrp", precision="float64")
+    settings = ReportSettings(shown=3)
+    with open_inputs(model, x) as data:
+        found = collect.Collector(analyzer._core, data, settings, None).run(lambda count: None)
+    relevance, output = analyzer.analyze(x), analyzer.explain(x).output
+    for maps, own in zip(found.inputs, relevance.values(), strict=True):
+        np.testing.assert_allclose(maps.absolute, np.abs(own).mean(0), rtol=1e-12)
+        for g in (0, 1):
+            np.testing.assert_allclose(maps.statistics.mean[g], own[output.argmax(1) == g].mean(0), rtol=1e-9)
+    total = sum(own.reshape(20, -1).sum(1) for own in relevance.values())
+    np.testing.assert_allclose(found.reached, total / output.max(1), rtol=1e-9)
+    kept = found.kept["confident"]
+    np.testing.assert_array_equal(kept.rows["relevance 1"], relevance["weather"][kept.samples])
+    assert found.inputs[2].by_token[0].tolist() == np.bincount(x["text"].ravel(), minlength=9).tolist()
 
 
 def test_data_are_read_in_pieces(rng, tmp_path, monkeypatch, unpainted):
@@ -289,6 +351,21 @@ def test_command(rng, tmp_path, capsys, unpainted):
     assert "--force" in capsys.readouterr().err
     assert main([*arguments, "--force", "--rule", "gradient", "--quiet"]) == 0
     assert "no balance" in read(tmp_path / "r.html").text
+
+
+def test_command_for_several_inputs(rng, tmp_path, unpainted):
+    model, x = several(rng)
+    model.save(tmp_path / "m.npz")
+    np.savez(tmp_path / "x.npz", **x)
+    arguments = ["report", str(tmp_path / "m.npz"), str(tmp_path / "x.npz"), "--rule", "cp_lrp", "--quiet", "--force"]
+    arguments += ["-o", str(tmp_path / "r.html"), "--samples", "4", "--features", "weather=wind,rain,fog,sun"]
+    assert main(arguments) == 0
+    first = read(tmp_path / "r.html").text
+    assert "fog" in first and "data of photo" in first
+    sources = [f"{name}={tmp_path / 'x.npz'}:{name}" for name in x]
+    assert main([arguments[0], arguments[1], *sources, *arguments[3:]]) == 0
+    assert "fog" in read(tmp_path / "r.html").text
+    assert main(["report", arguments[1], "-o", "r.html"]) == 2
 
 
 def test_text_is_escaped():

@@ -28,6 +28,8 @@ class DatasetMethods:
         layers: str | Sequence[str] | None = None,
         reduce: str | None = None,
         activations: bool = False,
+        conditions: Any = None,
+        parallel: bool = False,
         part: str | None = None,
         normalize: str | Sequence[str] | None = None,
         statistics: bool | str | os.PathLike[str] = False,
@@ -75,6 +77,9 @@ class DatasetMethods:
             Sum hidden layers over all axes but the last, or over all; the input stays as it is.
         activations : bool
             The layers' activations, too, as arrays NAME_activation.
+        conditions, parallel : optional
+            As in `analyze`: relevance through some neurons of hidden layers alone. Of a list of conditions the result
+            has an axis "condition" after that of the samples.
         part : {"positive", "negative", "abs"}, optional
             Keep max(R, 0), min(R, 0) or |R|, before layers are reduced and maps normalized.
         normalize : {"maxabs", "sum", "max", "l1"} or a sequence of them, optional

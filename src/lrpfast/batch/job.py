@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..engine.conditions import Conditions
 from ..engine.core import AnalyzerCore
 from ..engine.exact import IndistinctError, exact
 from ..engine.growth import Growth, warn
@@ -109,8 +110,11 @@ class Job:
         layers: LayerSettings | None = None,
         labels: ArrayMetadata | None = None,
         grid: np.ndarray | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
-        self.inputs = inputs
+        if inputs is not None and conditions is not None:
+            inputs = replace(inputs, labels=tuple(item.of_several("condition") for item in inputs.labels))
+        self.inputs, self.conditions = inputs, conditions
         if isinstance(core.input_shape, list) and inputs is None:
             raise InputError(
                 f"the model has {len(core.input_shape)} inputs, this is one; use Analyzer.stream with a source for "
@@ -134,7 +138,7 @@ class Job:
         # explaining an empty batch shows the result's dtype, and whether it has an axis for several targets
         starts: list[Any] = []
         none_of = targets_of(target, slice(0)) if self._per_sample else target
-        result = self._in_rows(core.analyze(self._of_model(none), none_of, starts=starts))
+        result = self._in_rows(core.analyze(self._of_model(none), none_of, starts=starts, conditions=conditions))
         self.dtype: np.dtype = result.dtype
         self.map_shape: tuple[int, ...] = result.shape[1:]
         self.feature_shape: tuple[int, ...] = none.shape[1:]
@@ -179,6 +183,8 @@ class Job:
 
     def labels(self, of_input: ArrayMetadata | None) -> ArrayMetadata | None:
         """The metadata of the result, for a single array."""
+        if of_input is not None and self.conditions is not None:
+            return of_input.of_several("condition")
         return of_input if self.layers is None else self.layers.rows.labels[0]
 
     def _of_model(self, x: np.ndarray) -> Any:
@@ -209,6 +215,10 @@ class Job:
         target = self.core.settings.target if self._target is None else self._target
         attributes = {"lrpfast_version": __version__, **record(self.core), "target": target_text(target)}
         hidden = {} if self.layers is None else self.layers.record
+        if self.conditions is not None:
+            attributes["conditions"] = " | ".join(self.conditions.texts)
+            if self.conditions.parallel:
+                attributes["parallel"] = "true"
         return {**attributes, **self._preparation.record, **hidden, **self.groups.attributes}
 
     @lazy_property
@@ -222,7 +232,8 @@ class Job:
         """
         target = self.core.settings.target if self._target is None else self._target
         hidden = None if self.layers is None else self.layers.deciding
-        of_job = target, self._preparation, hidden, self.groups.deciding, self.map_shape, self.dtype.str
+        conditions = () if self.conditions is None else (self.core.deciding_conditions(self.conditions),)
+        of_job = target, self._preparation, hidden, self.groups.deciding, self.map_shape, self.dtype.str, *conditions
         return exact([__version__, self.record["model_digest"], deciding(self.core), of_job])
 
     def key(self) -> str:
@@ -263,7 +274,7 @@ class Job:
 
     def keep_sample_arrays(self) -> None:
         """Let `explain` compute the prediction, the explained output, the target and the share of every sample too."""
-        self.sample_arrays = sample_arrays(self.core, self._start, self._target_axes)
+        self.sample_arrays = sample_arrays(self.core, self._start, self._target_axes, self.conditions is not None)
 
     def _fill(
         self, x: np.ndarray, target: Any, out: np.ndarray, output: np.ndarray | None, notes: list[Any]
@@ -273,7 +284,9 @@ class Job:
             of_model, arrays = self._of_model(x), self.sample_arrays
             return self.layers.fill(self.core, of_model, target, out, output, notes, self._preparation, arrays)
         settings, starts, into = self.core.settings, [], None if self.inputs else out  # type: ignore[var-annotated]
-        result = self.core.analyze(self._of_model(x), target, into, output, notes, starts=starts)
+        result = self.core.analyze(
+            self._of_model(x), target, into, output, notes, starts=starts, conditions=self.conditions
+        )
         if self.inputs:
             self.inputs.join_into(result, out)
         beside: list[np.ndarray] = []

@@ -63,6 +63,8 @@ class ArrayMetadata:
         pandas.MultiIndex, in order.
     quantity : str
         What the results of this array are, for their attribute "long_name".
+    several : str
+        The name of the axis of several explanations of each sample.
     """
 
     dims: tuple[str, ...]
@@ -72,10 +74,16 @@ class ArrayMetadata:
     grid: ArrayMetadata | None = None
     stacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
     quantity: str = "relevance (LRP)"
+    several: str = "target"
 
     def of_quantity(self, quantity: str, name: str) -> ArrayMetadata:
         """The metadata of another array on the same axes."""
         return dataclasses.replace(self, name=name, quantity=quantity)
+
+    def of_several(self, axis: str) -> ArrayMetadata:
+        """The same metadata, with this name for the axis of several explanations."""
+        grid = None if self.grid is None else self.grid.of_several(axis)
+        return dataclasses.replace(self, grid=grid, several=axis)
 
 
 def words(value: Any) -> list[str]:
@@ -125,7 +133,7 @@ def of_file(dims: tuple[str, ...], coords: dict[str, Coord], attrs: dict[str, An
 
 
 def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetadata:
-    """The metadata of this input's relevance: an axis "target" for several, and no attributes of the input's values.
+    """The metadata of this input's relevance: one more axis for several, and no attributes of the input's values.
 
     The coordinates of stacked dimensions are marked as levels, because files hold no MultiIndex.
 
@@ -139,8 +147,8 @@ def for_relevance(labels: ArrayMetadata | None, shape: RowsShape) -> ArrayMetada
         return ArrayMetadata(("sample", *(f"dim_{i}" for i in range(1, len(shape)))), {}, own_attrs, "relevance")
     dims = labels.dims
     if len(shape) == len(dims) + 1:
-        target = "target" if "target" not in dims else "lrp_target"
-        dims = (dims[0], target, *dims[1:])
+        several = labels.several if labels.several not in dims else f"lrp_{labels.several}"
+        dims = (dims[0], several, *dims[1:])
     if len(shape) != len(dims):
         raise InputError(f"a relevance of shape {shape} does not fit the dimensions {', '.join(labels.dims)}")
     sizes = dict(zip(dims, shape, strict=True))

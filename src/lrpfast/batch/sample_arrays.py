@@ -34,7 +34,7 @@ class SampleArray(NamedTuple):
     ----------
     name : str
     dims : tuple of str
-        Of an entry; "target" is the axis of several targets.
+        Of an entry; "target" is the axis of several targets, or of conditions.
     shape : tuple of int
         Of an entry.
     dtype : dtype
@@ -106,8 +106,14 @@ class Beside:
         return result
 
 
-def sample_arrays(core: AnalyzerCore, start: Start, targets: tuple[int, ...]) -> tuple[SampleArray, ...]:
-    """The arrays that describe explanations which begin with such a start, with this shape of several targets."""
+def sample_arrays(
+    core: AnalyzerCore, start: Start, several: tuple[int, ...], conditions: bool = False
+) -> tuple[SampleArray, ...]:
+    """The arrays that describe explanations which begin with such a start.
+
+    ``several`` is the shape of several targets of a sample, or of ``conditions`` under which one target is explained.
+    """
+    targets = () if conditions else several
     axis = ("target",) * len(targets)
     first, size = start.window or (0, math.prod(core.layout.output_row))
     shape = next(slot.shape for slot in core.layout.outputs if (slot.first, slot.size) == (first, size))
@@ -132,7 +138,8 @@ def sample_arrays(core: AnalyzerCore, start: Start, targets: tuple[int, ...]) ->
         )
         result.append(SampleArray(name, dims, own, np.dtype(np.int64), {"long_name": long_name}))
     long_name = "share of the explained output that the relevance of the input adds up to"
-    result.append(SampleArray("relevance_share", axis, targets, real, {"long_name": long_name, "units": "1"}))
+    attrs = {"long_name": long_name, "units": "1"}
+    result.append(SampleArray("relevance_share", ("target",) * len(several), several, real, attrs))
     return tuple(result)
 
 
@@ -148,9 +155,11 @@ def values_of(
     samples = len(relevance)
     first, size = start.window or (0, output.shape[1])
     explained = initial_relevance(output, start, rectify).sum(2)
-    total = sums(relevance.reshape(explained.size, -1) if explained.size else relevance.reshape(0, 1), threads)
+    several = next(math.prod(a.shape) for a in arrays if a.name == "relevance_share")
+    rows = samples * several
+    total = sums(relevance.reshape(rows, -1) if rows else relevance.reshape(0, 1), threads)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(explained != 0, total.reshape(explained.shape) / explained, np.nan)
+        share = np.where(explained != 0, total.reshape(samples, several) / explained, np.nan)
     if start.mode == "index" and start.targets is not None:
         targets: Any = np.broadcast_to(start.targets.reshape(-1, start.count) - first, (samples, start.count))
     else:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.conditions import Conditions, as_conditions
 from ..engine.inputs import check_flag
 from ..errors import InputError
 from .compression import COMPRESSIONS
@@ -29,6 +30,8 @@ class StreamSettings:
 
     target: Any = None
     batch_size: int | str = "auto"
+    conditions: Any = None
+    parallel: bool = False
     part: str | None = None
     normalize: str | Sequence[str] | None = None
     layers: str | Sequence[str] | None = None
@@ -53,7 +56,7 @@ class StreamSettings:
         if size != "auto" and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
             raise InputError(f"batch_size must be 'auto' or a whole number of at least 1, not {size!r}")
         check_flag(self.activations, "activations")
-        _ = self.preparation, self.hidden  # which raise errors
+        _ = self.preparation, self.hidden, self.under  # which raise errors
         if not isinstance(self.compression, str) or self.compression not in COMPRESSIONS:
             raise InputError(f"compression must be one of {', '.join(COMPRESSIONS)}, not {self.compression!r}")
         object.__setattr__(self, "quantiles", tuple(check_quantiles("quantiles", self.quantiles).tolist()))
@@ -72,6 +75,18 @@ class StreamSettings:
     def hidden(self) -> LayerSettings | None:
         """The options about hidden layers; None without layers."""
         return LayerSettings.of(self.layers, self.reduce, self.activations)
+
+    @property
+    def under(self) -> Conditions | None:
+        """The options about conditions; None without any."""
+        parallel = check_flag(self.parallel, "parallel")
+        if self.conditions is None:
+            if parallel:
+                raise InputError("parallel goes with conditions=, which say what relevance may flow through")
+            return None
+        if self.layers is not None:
+            raise InputError("conditions are for the relevance of the input, which layers= replaces: give one of them")
+        return as_conditions(self.conditions, parallel)
 
     @property
     def statistics_path(self) -> str | None:

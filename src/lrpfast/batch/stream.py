@@ -224,6 +224,7 @@ def stream(
             layers=settings.hidden,
             labels=data.labels,
             grid=grid,
+            conditions=settings.under,
         )
         statistics = totals_type(job, settings, None if job.layers is not None else grid)
         out = None if sink is None else job.open_sink(sink)

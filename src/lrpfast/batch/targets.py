@@ -16,15 +16,16 @@ def is_per_sample(target: Any) -> bool:
     """Whether a target, perhaps of a named output, has an entry for each sample: a list or any array."""
     if isinstance(target, Mapping):
         return any(is_per_sample(inner) for inner in target.values())
-    return isinstance(target, list) or (
-        hasattr(target, "__array__") and not isinstance(target, np.generic) and np.ndim(target) > 0
-    )
+    return isinstance(target, list) or (hasattr(target, "__array__") and not isinstance(target, np.generic))
 
 
 def target_of_run(core: AnalyzerCore, target: Any) -> Any:
     """The target of a run over a data set: the caller's, or the analyzer's own where that is one for each sample."""
     own = core.settings.target
-    return own if target is None and is_per_sample(own) else target
+    if target is not None or not is_per_sample(own):
+        return target
+    inner = next(iter(own.values())) if isinstance(own, Mapping) and len(own) == 1 else own
+    return own if np.ndim(inner) else target  # an array of no axis is one index for all
 
 
 def as_arrays(target: Any) -> Any:

@@ -20,6 +20,7 @@ from .option_groups import (
     MODEL_HELP,
     SEVERAL_HELP,
     add_chunk_options,
+    add_condition_options,
     add_input_options,
     add_input_shape,
     add_layer_options,
@@ -219,6 +220,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
         help=f"divide each explanation by max |R|, sum R, max R or sum |R|: {', '.join(NORMALIZATIONS)}; or by one "
         "after the other, as sum,max",
     )
+    add_condition_options(parser)
     add_layer_options(parser)
     add_statistics_options(parser)
     _add_explain_run_options(parser)
@@ -310,7 +312,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
     parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
     add_input_shape(parser)
     add_rule_options(parser)
@@ -328,8 +330,18 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         "--normalize", choices=NORMALIZATIONS, help="divide each explanation by this before maps are averaged"
     )
     group.add_argument("--class-names", metavar="A,B,…|FILE", help="names of the outputs; FILE: one on each line")
-    group.add_argument("--features", metavar="A,B,…|FILE", help="names of the features, or of a sequence's channels")
-    group.add_argument("--tokens", metavar="FILE", help="names of an embedding's entries, one on each line")
+    group.add_argument(
+        "--features",
+        metavar="[NAME=]A,B,…|FILE",
+        action="append",
+        help="names of the features, or of a sequence's channels; of several inputs NAME=… for each",
+    )
+    group.add_argument(
+        "--tokens",
+        metavar="[NAME=]FILE",
+        action="append",
+        help="names of an embedding's entries, one on each line; of several inputs NAME=FILE for each",
+    )
     group.add_argument(
         "--samples", metavar="N", type=values.count, default=128, help="for balance and curves; default: %(default)s"
     )

@@ -15,7 +15,7 @@ from . import options
 from .signals import terminable
 
 #: Options of ``explain`` that are for one model.
-_OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
+_OF_ONE = ("plot", "balance", "layers", "reduce", "activations", "condition", "parallel")
 
 
 def run(arguments: argparse.Namespace) -> None:

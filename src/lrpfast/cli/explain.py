@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError("--plot is for models of one input, and for the relevance of the input alone")
         if isinstance(data, SeveralSource) and sink is not None and arguments.layers is None:
             sink = open_several(sink, data.rows)
+        conditions = options.conditions_of(arguments.condition, model)
+        if arguments.plot is not None and isinstance(conditions, list):
+            raise InputError("--plot draws one map of each sample: give one --condition")
         analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
         picture = picture_of(arguments, analyzer, data)
         balance = balance_of(analyzer, data, target, arguments.mask) if arguments.balance else None
@@ -64,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
                 data,
                 sink,
                 target=target,
+                conditions=conditions,
                 batch_size=arguments.batch_size,
                 statistics=arguments.statistics or False,
                 correct=arguments.correct_only,
@@ -87,7 +91,18 @@ def run(arguments: argparse.Namespace) -> None:
 #: Groups whose numbers of samples the last line has.
 SHOWN_GROUPS = 12
 #: Options of `Analyzer.stream` that have the same names here.
-_SAME = ("layers", "reduce", "activations", "part", "normalize", "group_by", "quantiles", "skip_zero", "compression")
+_SAME = (
+    "parallel",
+    "layers",
+    "reduce",
+    "activations",
+    "part",
+    "normalize",
+    "group_by",
+    "quantiles",
+    "skip_zero",
+    "compression",
+)
 
 
 def _of_same_names(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -38,6 +38,23 @@ def add_layer_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_condition_options(parser: argparse.ArgumentParser) -> None:
+    """Which neurons of hidden layers relevance flows through."""
+    group = parser.add_argument_group("relevance through chosen channels alone (docs/concepts.md)")
+    group.add_argument(
+        "--condition",
+        metavar="LAYER=CHANNELS",
+        action="append",
+        help="through these channels of a hidden layer: 5, 5,7, 0:8, or FILE.npy of a boolean array; several layers as "
+        "'conv=5;dense=2'. Given again, one more condition, whose relevance is on an axis of its own",
+    )
+    group.add_argument(
+        "--parallel",
+        action="store_true",
+        help="also count what flows past the layers, as in residual connections",
+    )
+
+
 def add_input_options(parser: argparse.ArgumentParser, mask_nan: bool = True) -> None:
     """Which of the inputs are read, and how."""
     group = parser.add_argument_group("which of the inputs, and how")

@@ -41,13 +41,13 @@ def model_of(arguments: argparse.Namespace, memory: int | None = None, path: Any
     return load(arguments.model if path is None else path, memory=memory, input_shape=shapes or None)
 
 
-def of_one_output(model: Model, arguments: argparse.Namespace, task: str) -> Model:
-    """The model of one input and one output that a task is about: of several outputs, that which --start names.
+def of_one_output(model: Model, arguments: argparse.Namespace, task: str, *, several_inputs: bool = False) -> Model:
+    """The model of one output that a task is about, and of one input: of several outputs, that which --start names.
 
     Raises
     ------
     InputError
-        When there are several of either; the message says what to do.
+        When there are several outputs, or several inputs without ``several_inputs``; the message says what to do.
     """
     names = [model.nodes[i].name for i in model.outputs]
     if len(names) > 1 and arguments.start in names:
@@ -56,7 +56,7 @@ def of_one_output(model: Model, arguments: argparse.Namespace, task: str) -> Mod
         raise InputError(
             f"{task} is about one output, and this model has {len(names)}: {', '.join(names)}; --start NAME chooses one"
         )
-    if len(model.inputs) > 1:
+    if len(model.inputs) > 1 and not several_inputs:
         listed = ", ".join(model.nodes[i].name for i in model.inputs)
         raise InputError(
             f"{task} is about one input, and this model has {len(model.inputs)}: {listed}; lrpfast explain takes all, "
@@ -80,6 +80,39 @@ def inputs_of(texts: Sequence[str], model: Model) -> Any:
     if len(named) < len(texts):
         raise InputError("INPUTS are either all NAME=SOURCE, or all SOURCE in the order of the model's inputs")
     return named
+
+
+def conditions_of(texts: Sequence[str] | None, model: Model) -> Any:
+    """The value of ``--condition``: one condition, or a list where the option is given several times."""
+    if texts is None:
+        return None
+    layers = {node.name for node in model.nodes}
+    several = []
+    for text in texts:
+        condition = {}
+        for part in text.split(";"):
+            name, equals, channels = (piece.strip() for piece in part.rpartition("="))
+            if not equals or not name:
+                raise InputError(f"--condition is LAYER=CHANNELS, as conv=5,7, not {text!r}")
+            if name in condition:
+                raise InputError(f"--condition names {name!r} twice in {text!r}; its channels are written {name}=5,7")
+            condition[name] = _channels(channels, text)
+        several.append(condition)
+    unknown = next((name for condition in several for name in condition if name not in layers), None)
+    if unknown is not None:
+        raise InputError(unknown_name_message("layer", unknown, layers, "`lrpfast inspect` lists the layers"))
+    return several if len(several) > 1 else several[0]
+
+
+def _channels(text: str, whole: str) -> Any:
+    """Channels as a selection: one, several, a range, or a file of a boolean array."""
+    if re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        return [int(number) for number in text.split(",")]
+    if re.fullmatch(r"-?\d*:-?\d*(:-?\d+)?", text):
+        return slice(*(int(number) if number else None for number in text.split(":")))
+    if text.endswith(".npy"):
+        return np.array(open_array(text))
+    raise InputError(f"--condition {whole!r}: channels are written 5, 5,7 or 0:8, or stand in a boolean .npy file")
 
 
 def opener(model: Model, arguments: argparse.Namespace) -> Callable[[], Source]:

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,10 @@ def run(arguments: argparse.Namespace) -> None:
     target = options.target(arguments.target)
     if isinstance(target, np.ndarray) and target.ndim != 1:
         raise InputError(f"--target must hold one output's index for each sample, not shape {target.shape}")
-    model = options.of_one_output(options.model_of(arguments, arguments.memory), arguments, "a report")
+    model = options.of_one_output(
+        options.model_of(arguments, arguments.memory), arguments, "a report", several_inputs=True
+    )
+    names = [model.nodes[i].name for i in model.inputs]
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.open_inputs = options.opener(model, arguments)
     analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
@@ -41,8 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
             target=None if arguments.target == "max" else target,
             normalize=arguments.normalize,
             class_names=_names(arguments.class_names),
-            features=_names(arguments.features),
-            tokens=arguments.tokens,
+            features=_of_inputs(arguments.features, names, _names),
+            tokens=_of_inputs(arguments.tokens, names, str),
             mask=arguments.mask,
             kind=arguments.plot_kind or "auto",
             shape=arguments.plot_shape,
@@ -58,6 +62,16 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if not arguments.quiet:
         print(f"wrote {arguments.output}")
+
+
+def _of_inputs(texts: Sequence[str] | None, names: Sequence[str], value: Callable[[str], Any]) -> Any:
+    """An option that is given once, or as NAME=VALUE for each of several inputs."""
+    if texts is None:
+        return None
+    pairs = [text.partition("=") for text in texts]
+    if len(names) > 1 and all(equals and name in names for name, equals, _ in pairs):
+        return {name: value(text) for name, _, text in pairs}
+    return value(texts[-1])
 
 
 def _names(text: str | None) -> Any:

@@ -42,6 +42,11 @@ class Conditions:
     single: bool
     parallel: bool
 
+    @property
+    def texts(self) -> list[str]:
+        """Each condition as text: ``conv=5,7; dense=2``."""
+        return ["; ".join(f"{layer}={_text(neurons)}" for layer, neurons in c.items()) for c in self.several]
+
 
 def as_conditions(conditions: Any, parallel: bool) -> Conditions:
     """The caller's conditions as one object; InputError for what no model has."""
@@ -53,6 +58,21 @@ def as_conditions(conditions: Any, parallel: bool) -> Conditions:
             f"{conditions!r:.80}"
         )
     return Conditions(list(several), single, parallel)
+
+
+def _text(neurons: Any) -> str:
+    """A selection as text; of a boolean array how many neurons it has."""
+    if isinstance(neurons, slice):
+        ends = ("" if end is None else str(end) for end in (neurons.start, neurons.stop, neurons.step))
+        return ":".join(ends).removesuffix(":")
+    array = np.asarray(sorted(neurons) if isinstance(neurons, (set, frozenset)) else neurons)
+    if array.dtype.kind == "b":
+        return (
+            f"{int(array.sum())} of {array.size} by a mask"
+            if array.ndim > 1
+            else ",".join(map(str, np.flatnonzero(array)))
+        )
+    return ",".join(map(str, array.ravel().tolist()))
 
 
 def chosen(selection: Any, shape: tuple[int, ...], layer: str) -> np.ndarray:
@@ -90,8 +110,8 @@ class ConditionalRuns(HiddenLayers):
 
     def _conditional(
         self, conditions: Conditions, start: Start, axes: tuple[int, ...]
-    ) -> tuple[Any, Start, tuple[int, ...], list[int] | None]:
-        """The compiled program of conditions, its start, the axis of conditions, and the result of each.
+    ) -> tuple[Any, int, Start, tuple[int, ...], list[int] | None]:
+        """The compiled program of conditions, its output's buffer and start, the axis of conditions, and each's result.
 
         Conditions that agree have one result; None where each has its own, in order.
         """
@@ -108,7 +128,15 @@ class ConditionalRuns(HiddenLayers):
         passes, results = passes_of(program, masks)
         in_order = results == list(range(len(passes.first) - 1))
         count = () if conditions.single else (len(masks),)
-        return compiled, start.with_passes(passes), count, None if in_order else results
+        return compiled, program.program.output, start.with_passes(passes), count, None if in_order else results
+
+    def deciding_conditions(self, conditions: Conditions) -> tuple[Any, ...]:
+        """What relevance under conditions depends on: the masks of layers."""
+        masks = (
+            tuple((value, mask.tobytes()) for value, mask in self._masks(condition, conditions.parallel).items())
+            for condition in conditions.several
+        )
+        return conditions.single, conditions.parallel, *masks
 
     def _masks(self, condition: Condition, parallel: bool) -> Masks:
         """A condition as masks of the plan's values, the uppermost first."""

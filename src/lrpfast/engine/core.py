@@ -265,10 +265,11 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
         start, axes = (self._constant_start, ()) if target is None and self._constant_start else self._start(x, target)
         if starts is not None:
             starts.append(start)
-        compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
         order = None
-        if conditions is not None:
-            compiled, start, axes, order = self._conditional(conditions, start, axes)
+        if conditions is None:
+            compiled, output_buffer = (programs.main, None) if output is None else programs.with_output()
+        else:
+            compiled, output_buffer, start, axes, order = self._conditional(conditions, start, axes)
         shape = (count, *axes, *layout.row)
         result = self._empty(shape, x) if out is None or layout.several else check_out(out, shape, dtype, x)
         if settings.averages:

@@ -84,6 +84,7 @@ def lower_conditions(
         lowering.result,
         builder.dtype.name,
         operands,
+        keep=(output,),
         input_range=input_range,
         allow_nan=plan.mask_nan,
         segments=tuple(ends),

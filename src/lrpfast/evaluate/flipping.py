@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..batch import open_source
+from ..batch.inputs import InputRows, SeveralSource, open_inputs
+from ..engine.explanation import Explanation
 from ..engine.inputs import as_real, is_array
 from ..errors import InputError, ShapeError
 from ..kernels.arrays import to_host
@@ -47,9 +49,12 @@ def flip(
     Parameters
     ----------
     model : Model
-        Of one input and one output. Its predictions are recorded as they are, softmax included; to record
+        Of one output. Its predictions are recorded as they are, softmax included; to record
         logits, pass ``model.without_softmax()``.
     x : array, shape (samples, *input_shape), or path
+        Of a model with several inputs a list, or a mapping by the inputs' names; features of all inputs are flipped
+        in one order. ``groups``, ``region``, ``baseline`` and ``mask`` are then mappings by name, or, for the baseline,
+        one number or "mean" for all.
     relevance : array shaped like ``x``, Explanation, or path
         Files are read a few samples at a time.
     target : "max", int, or integer array, shape (samples,)
@@ -97,27 +102,29 @@ def flip(
     >>> lrpfast.evaluate.flip(model, x, relevance, target=0, order="most").area["most"].tolist()
     [1.0, 1.0]
     """
-    if isinstance(model.input_shape, list) or isinstance(model.output_shape, list):
-        raise InputError("flip evaluates models of one input and one output")
+    if isinstance(model.output_shape, list):
+        raise InputError("flip evaluates models of one output; model.until(NAME) has one of several")
     orders = _as_orders(order)
-    relevance = relevance if isinstance(relevance, str) or hasattr(relevance, "__fspath__") else maps(relevance)
-    with open_source(x) as data, open_source(relevance) as shares:
+    with _opened(model, x) as data, _opened(model, _on_host(relevance)) as shares:
         samples = data.shape[0]
-        if samples is None or samples == 0 or data.shape[1:] != shares.shape[1:] or shares.shape[0] != samples:
+        rows_of = data.rows if isinstance(data, SeveralSource) else None
+        alike = data.shape[1:] == shares.shape[1:] and (rows_of is None or rows_of.shapes == shares.rows.shapes)
+        if samples is None or samples == 0 or not alike or shares.shape[0] != samples:
             raise ShapeError(f"x and relevance must have the same shape, not {data.shape} and {shares.shape}")
         shape = tuple(int(n) for n in data.shape[1:])
-        numbers = _numbers(shape, groups, region, mask)
+        numbers = _numbers(shape, rows_of, groups, region, mask)
         count = int(numbers.max()) + 1
         points = _points(count, steps)
         targets = _as_targets(target, int(samples))
-        run = _Run(model, numbers, points, orders, np.random.default_rng(seed), precision, threads)
+        generator = np.random.default_rng(seed)
+        run = _Run(_predictor(model, rows_of, precision, threads), numbers, points, orders, generator)
         rows = max(1, VALUES // (math.prod(shape) * len(points)))
         parts = []
         for first in range(0, int(samples), rows):
             stop = min(first + rows, int(samples))
             batch = np.asarray(data.read(first, stop))
             part = maps(shares.read(first, stop))
-            below = _as_baseline(baseline, batch, first, int(samples))
+            below = _baselines(baseline, batch, rows_of, first, int(samples))
             parts.append(run.curves(batch, part, below, None if targets is None else targets[first:stop], first))
     curves = {name: np.concatenate([part[name] for part in parts]) for name in orders}
     return FlipCurves(points / count, curves)
@@ -151,8 +158,68 @@ def _as_targets(target: Any, samples: int) -> np.ndarray | None:
     return np.broadcast_to(values.astype(np.int64), (samples,))
 
 
-def _numbers(shape: tuple[int, ...], groups: Any, region: Any, mask: Any) -> np.ndarray:
+def _opened(model: Model, x: Any) -> Any:
+    """The samples as a source; of several inputs, which lie one after the other in a row."""
+    return open_inputs(model, x) if isinstance(model.input_shape, list) else open_source(x)
+
+
+def _on_host(relevance: Any) -> Any:
+    """Relevance as `_opened` takes it: paths as they are, arrays as float64 on the host."""
+    relevance = relevance.relevance if isinstance(relevance, Explanation) else relevance
+    if isinstance(relevance, str) or hasattr(relevance, "__fspath__"):
+        return relevance
+    if isinstance(relevance, Mapping):
+        return {name: _on_host(part) for name, part in relevance.items()}
+    if isinstance(relevance, list) and relevance and not np.isscalar(relevance[0]) and np.ndim(relevance[0]) > 1:
+        return [_on_host(part) for part in relevance]
+    return maps(relevance)
+
+
+def _predictor(
+    model: Model, rows_of: InputRows | None, precision: str, threads: int | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The model's outputs, (samples, outputs), of rows."""
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        inputs: Any = x if rows_of is None else rows_of.split(x)
+        outputs: np.ndarray = model.predict(inputs, precision=precision, threads=threads)
+        return outputs.reshape(len(x), -1)
+
+    return predict
+
+
+def _of_inputs(value: Any, rows_of: InputRows, name: str) -> list[Any]:
+    """What an argument is for each input: a mapping by the inputs' names; without it None for each."""
+    if value is None:
+        return [None] * len(rows_of.names)
+    if not isinstance(value, Mapping) or not set(value) <= set(rows_of.names):
+        raise InputError(
+            f"{name}: the model has the inputs {', '.join(map(repr, rows_of.names))}; give a mapping from their names, "
+            f"not {value!r:.80}"
+        )
+    return [value.get(key) for key in rows_of.names]
+
+
+def _numbers(shape: tuple[int, ...], rows_of: InputRows | None, groups: Any, region: Any, mask: Any) -> np.ndarray:
     """Each feature's group, flat, counted from 0 without gaps; -1 where it is never flipped."""
+    if rows_of is None:
+        numbers = _group_of(shape, groups, region, mask)
+    else:
+        parts, first = [], 0
+        arguments = [_of_inputs(v, rows_of, n) for v, n in ((groups, "groups"), (region, "region"), (mask, "mask"))]
+        for own, *of_input in zip(rows_of.shapes, *arguments, strict=True):
+            part = _group_of(own, *of_input)
+            parts.append(np.where(part < 0, -1, part + first))
+            first += int(part.max(initial=0)) + 1
+        numbers = np.concatenate(parts)
+    used = np.unique(numbers[numbers >= 0])
+    if not used.size:
+        raise InputError("no feature may be flipped: mask and groups leave none")
+    return np.where(numbers < 0, -1, np.searchsorted(used, numbers))
+
+
+def _group_of(shape: tuple[int, ...], groups: Any, region: Any, mask: Any) -> np.ndarray:
+    """The number of each feature's group in one input, flat; negative where it is never flipped."""
     if groups is not None and region is not None:
         raise InputError("groups and region both say which features are flipped together; give one of them")
     if region is not None:
@@ -173,10 +240,7 @@ def _numbers(shape: tuple[int, ...], groups: Any, region: Any, mask: Any) -> np.
         if allowed.dtype != bool or allowed.shape != shape:
             raise ShapeError(f"mask must be boolean, of a sample's shape {shape}, not {allowed.dtype} {allowed.shape}")
         numbers[~allowed.ravel()] = -1
-    used = np.unique(numbers[numbers >= 0])
-    if not used.size:
-        raise InputError("no feature may be flipped: mask and groups leave none")
-    return np.where(numbers < 0, -1, np.searchsorted(used, numbers))
+    return numbers
 
 
 def _patches(shape: tuple[int, ...], region: Any) -> np.ndarray:
@@ -190,6 +254,21 @@ def _patches(shape: tuple[int, ...], region: Any) -> np.ndarray:
         along = np.arange(shape[axis]) // size
         numbers = numbers * (int(along[-1]) + 1) + along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
     return np.broadcast_to(numbers, shape)
+
+
+def _baselines(baseline: Any, x: np.ndarray, rows_of: InputRows | None, first: int, samples: int) -> np.ndarray:
+    """Values for the flipped features of a batch, shaped like it; each input's own where there are several."""
+    if rows_of is None:
+        return _as_baseline(baseline, x, first, samples)
+    single = isinstance(baseline, (int, float, str, np.number))
+    values = [baseline] * len(rows_of.names) if single else _of_inputs(baseline, rows_of, "baseline")
+    parts = [
+        _as_baseline(0.0 if own is None else own, part, first, samples)
+        for own, part in zip(values, rows_of.split(x), strict=True)
+    ]
+    out = np.empty(x.shape, np.result_type(*parts))
+    rows_of.join_into(parts, out)
+    return out
 
 
 def _as_baseline(baseline: Any, x: np.ndarray, first: int, samples: int) -> np.ndarray:
@@ -217,17 +296,13 @@ class _Run:
 
     def __init__(
         self,
-        model: Model,
+        predict: Callable[[np.ndarray], np.ndarray],
         numbers: np.ndarray,
         points: np.ndarray,
         orders: Sequence[str],
         generator: np.random.Generator,
-        precision: str,
-        threads: int | None,
     ) -> None:
-        self._predict: Callable[[np.ndarray], np.ndarray] = lambda x: model.predict(
-            x, precision=precision, threads=threads
-        ).reshape(len(x), -1)
+        self._predict = predict
         self._numbers, self._points, self._orders, self._generator = numbers, points, orders, generator
 
     def curves(

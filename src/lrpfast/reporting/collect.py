@@ -11,9 +11,11 @@ import numpy as np
 
 from ..batch import Source, Statistics
 from ..batch.chunks import rows_of
+from ..batch.inputs import SeveralSource
 from ..batch.normalize import normalize_rows
 from ..engine.core import AnalyzerCore
 from ..engine.growth import Growth
+from ..engine.io_layout import IOSlot
 from ..errors import InputError, SampleError
 from ..kernels.arrays import to_host
 from .kept import Kept
@@ -28,22 +30,66 @@ QUANTILE_BYTES = 256 << 20
 
 
 @dataclass
+class InputMaps:
+    """The maps of one input, as far as they are counted.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Of a sample.
+    statistics : Statistics
+        Of the maps by group.
+    medians : bool
+    absolute : float64 array, shape of a sample
+        The sum of |R|, in the end its mean.
+    by_token : tuple or None
+        Of tokens: for each index its count and the sum of its relevance.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    statistics: Statistics
+    medians: bool
+    absolute: np.ndarray
+    by_token: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, slot: IOSlot, groups: int, memory: int) -> InputMaps:
+        """Nothing counted yet of an input; medians, if they take no more than ``memory``."""
+        shape = tuple(slot.shape)
+        try:
+            statistics = Statistics(shape, groups=groups, quantiles=True, quantile_memory=memory)
+            medians = True
+        except InputError:
+            statistics, medians = Statistics(shape, groups=groups), False
+        by_token = None if slot.entries is None else (np.zeros(slot.entries, np.int64), np.zeros(slot.entries))
+        return cls(slot.name, shape, statistics, medians, np.zeros(shape), by_token)
+
+    def update(self, first: int, x: np.ndarray, maps: np.ndarray, group: np.ndarray) -> None:
+        """Count samples from ``first`` on."""
+        self.statistics.update(first, maps, group)
+        with np.errstate(invalid="ignore"):
+            self.absolute += np.where(np.isnan(maps), 0, np.abs(maps)).sum(0, np.float64)
+        if self.by_token is not None:
+            index = x.astype(np.int64)
+            np.add.at(self.by_token[0], index, 1)
+            np.add.at(self.by_token[1], index, maps.astype(np.float64))
+
+
+@dataclass
 class Collected:
     """What one pass over the data leaves.
 
     Attributes
     ----------
     samples : int
-    statistics : Statistics
-        Of the maps by group.
+    inputs : list of InputMaps
     groups : list
         The labels or classes of the groups; [None] for one group of all samples.
     grouped_by : str
-    medians : bool
     others : int
         Samples in no group.
-    absolute : float64 array, shape of a sample
-        The mean of |R|.
     counts : dict
         Of `kernels.growth.Growth`.
     reached : float64 array, shape (samples,), or None
@@ -55,24 +101,25 @@ class Collected:
     error : dict or None
         Of a regression: mean absolute error, correlation.
     kept : dict of str to Kept
-    by_token : dict or None
-        Of tokens: for each index its count and the sum of its relevance.
+        Among their rows are, of the i-th input, ``input i`` and ``relevance i``.
     """
 
     samples: int
-    statistics: Statistics
+    inputs: list[InputMaps]
     groups: list[Any]
     grouped_by: str
-    medians: bool
     others: int
-    absolute: np.ndarray
     counts: dict[str, int]
     reached: np.ndarray | None
     explained: np.ndarray
     confusion: np.ndarray | None = None
     error: dict[str, float] | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
-    by_token: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def of_model(data: Source, x: np.ndarray) -> Any:
+    """Samples of a source as the model takes them: a list for several inputs."""
+    return data.rows.split(x) if isinstance(data, SeveralSource) else x
 
 
 def class_count(core: AnalyzerCore) -> int | None:
@@ -104,7 +151,7 @@ class Collector:
     core : AnalyzerCore
         For the data's sizes.
     data : Source
-        As the model takes it.
+        As the model takes it; of several inputs a `SeveralSource`.
     settings : ReportSettings
     labels : Labels or None
     """
@@ -113,17 +160,9 @@ class Collector:
         self._core, self._data, self._settings, self._labels = core, data, settings, labels
         self._samples = int(data.shape[0] or 0)
         self._outputs = class_count(core)
-        self._entries = core.layout.inputs[0].entries
         self._groups, self._grouped_by = self._choose_groups()
-        shape = tuple(core.input_shape)
-        try:
-            self._statistics = Statistics(
-                shape, groups=max(1, len(self._groups)), quantiles=True, quantile_memory=QUANTILE_BYTES
-            )
-            self._medians = True
-        except InputError:
-            self._statistics, self._medians = Statistics(shape, groups=max(1, len(self._groups))), False
-        self._absolute = np.zeros(shape)
+        slots = core.layout.inputs
+        self._inputs = [InputMaps.of(slot, max(1, len(self._groups)), QUANTILE_BYTES // len(slots)) for slot in slots]
         self._explained = np.empty(self._samples)
         self._total = np.empty(self._samples)
         self._confusion = None
@@ -133,9 +172,6 @@ class Collector:
         self._others = 0
         self._counts: dict[str, int] = {}
         self._kept = {name: Kept(settings.shown) for name in self._kinds()}
-        self._by_token = None
-        if self._entries is not None:
-            self._by_token = (np.zeros(self._entries, np.int64), np.zeros(self._entries))
 
     def _kinds(self) -> tuple[str, ...]:
         """The samples that are kept."""
@@ -156,7 +192,7 @@ class Collector:
         elif self._outputs is not None and self._outputs > 1 and self._labels is None:
             at = np.unique(np.arange(min(LOOKED_AT, self._samples)) * self._samples // min(LOOKED_AT, self._samples))
             rows = np.concatenate([self._data.read(int(i), int(i) + 1) for i in at])
-            classes = self._core.outputs(rows).argmax(1)
+            classes = self._core.outputs(of_model(self._data, rows)).argmax(1)
             if self._outputs <= MOST_GROUPS:
                 return list(range(self._outputs)), "predicted class"
             values, counts = np.unique(classes, return_counts=True)
@@ -169,7 +205,7 @@ class Collector:
     def run(self, progress: Callable[[int], object]) -> Collected:
         """Read, explain and count all samples."""
         core, data = self._core, self._data
-        row = 4 * math.prod(core.input_shape) * core.settings.dtype.itemsize
+        row = 4 * math.prod(core.layout.row) * core.settings.dtype.itemsize
         step = rows_of(row, core.plan.flops, self._samples, 1 << 36)
         for first in range(0, self._samples, step):
             stop = min(first + step, self._samples)
@@ -185,18 +221,21 @@ class Collector:
         target = self._target(first, stop)
         output = np.empty((len(x), *core.output_shape), core.settings.dtype)
         notes: list[Any] = []
+        inputs = of_model(self._data, x)
         try:
-            relevance = to_host(core.analyze(x, target, None, output, notes))
+            relevance = core.analyze(inputs, target, None, output, notes)
         except SampleError as error:
             raise error.moved(first) from None
         for key, count in Growth.of(notes, core.conserves).counts().items():
             self._counts[key] = self._counts.get(key, 0) + count
         y = output.reshape(len(x), math.prod(core.output_shape)).astype(np.float64)
-        flat = relevance.reshape(len(x), math.prod(core.input_shape))
-        self._explained[first:stop] = core.explained_values(x, target, output)
+        maps = [to_host(part) for part in (relevance if core.layout.several else [relevance])]
+        parts = inputs if core.layout.several else [x]
+        flat = np.concatenate([part.reshape(len(x), math.prod(part.shape[1:])) for part in maps], 1)
+        self._explained[first:stop] = core.explained_values(inputs, target, output)
         self._total[first:stop] = np.nansum(flat, 1, np.float64)
-        self._count(first, stop, x, relevance, y)
-        self._keep(first, x, relevance, y)
+        self._keep(first, parts, maps, y)
+        self._count(first, stop, parts, flat, y)
 
     def _target(self, first: int, stop: int) -> Any:
         target = self._settings.target
@@ -204,23 +243,24 @@ class Collector:
             return target[first:stop]
         return target
 
-    def _count(self, first: int, stop: int, x: np.ndarray, relevance: np.ndarray, y: np.ndarray) -> None:
-        """Statistics by group, and what is summed over all samples."""
-        maps = np.ascontiguousarray(relevance)
-        if self._settings.normalize is not None:
-            maps = maps.copy()
-            normalize_rows(maps.reshape(len(maps), -1), self._settings.normalize)
+    def _count(self, first: int, stop: int, x: list[np.ndarray], rows: np.ndarray, y: np.ndarray) -> None:
+        """Statistics by group, and what is summed over all samples; ``rows`` are changed."""
+        if self._settings.normalize is not None:  # all inputs' together
+            normalize_rows(rows, self._settings.normalize)
         predicted = _predicted(y)
-        group = np.zeros(len(x), np.int64)
+        group = np.zeros(len(rows), np.int64)
         if self._grouped_by != "all samples":
             own = predicted if self._labels is None else self._labels.values[first:stop]
-            group = np.full(len(x), -1)
+            group = np.full(len(rows), -1)
             for g, label in enumerate(self._groups):
                 group[own == label] = g
             self._others += int((group < 0).sum())
-        self._statistics.update(first, maps, group)
-        with np.errstate(invalid="ignore"):
-            self._absolute += np.where(np.isnan(maps), 0, np.abs(maps)).sum(0, np.float64)
+        at = 0
+        for maps, part in zip(self._inputs, x, strict=True):
+            size = math.prod(maps.shape)
+            own_maps = np.ascontiguousarray(rows[:, at : at + size]).reshape(len(rows), *maps.shape)
+            maps.update(first, part, own_maps, group)
+            at += size
         if self._confusion is not None and self._labels is not None:
             true = self._labels.values[first:stop]
             classes = len(self._confusion)
@@ -228,18 +268,14 @@ class Collector:
             self._confusion[:, 1] += np.bincount(true[predicted == true], minlength=classes)
         if self._predicted_numbers is not None:
             self._predicted_numbers[first:stop] = y[:, 0]
-        if self._by_token is not None:
-            index = x.astype(np.int64)
-            np.add.at(self._by_token[0], index, 1)
-            np.add.at(self._by_token[1], index, maps.astype(np.float64))
 
-    def _keep(self, first: int, x: np.ndarray, relevance: np.ndarray, y: np.ndarray) -> None:
+    def _keep(self, first: int, x: list[np.ndarray], relevance: list[np.ndarray], y: np.ndarray) -> None:
         """The samples that are shown."""
         core, kept = self._core, self._kept
-        part = slice(first, first + len(x))
+        part = slice(first, first + len(y))
         predicted = _predicted(y)
         share = probabilities(core, y)
-        everything = np.ones(len(x), bool)
+        everything = np.ones(len(y), bool)
         if share is not None:
             confidence = share.max(1)
         elif y.shape[1] > 1:
@@ -248,8 +284,8 @@ class Collector:
         else:
             confidence = np.abs(y[:, 0])
         rows = {
-            "input": x,
-            "relevance": relevance,
+            **{f"input {i}": values for i, values in enumerate(x)},
+            **{f"relevance {i}": values for i, values in enumerate(relevance)},
             "predicted": predicted,
             "confidence": confidence,
             "explained": self._explained[part],
@@ -288,21 +324,20 @@ class Collector:
             error = {"mean absolute error": float(np.abs(difference).mean())}
             if self._samples > 1 and self._predicted_numbers.std() > 0 and self._labels.values.std() > 0:
                 error["correlation"] = float(np.corrcoef(self._predicted_numbers, self._labels.values)[0, 1])
+        for maps in self._inputs:
+            maps.absolute /= max(1, self._samples)
         return Collected(
             samples=self._samples,
-            statistics=self._statistics,
+            inputs=self._inputs,
             groups=self._groups,
             grouped_by=self._grouped_by,
-            medians=self._medians,
             others=self._others,
-            absolute=self._absolute / max(1, self._samples),
             counts=self._counts,
             reached=reached,
             explained=self._explained,
             confusion=self._confusion,
             error=error,
             kept=self._kept,
-            by_token=self._by_token,
         )
 
 

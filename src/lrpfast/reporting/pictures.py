@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..batch.metadata import ArrayMetadata
     from .page import Page
 
 #: Vectors of more features are drawn as their most relevant ones in tables, and as thin bars in pictures.
@@ -38,12 +39,15 @@ class Drawing:
         Keywords of `lrpfast.plot.heatmap`.
     features : tuple of str or None
     tokens : tuple of str or None
+    labels : ArrayMetadata or None
+        The names and coordinates of the data's axes.
     """
 
     kind: str
     arguments: dict[str, Any]
     features: Sequence[str] | None = None
     tokens: Sequence[str] | None = None
+    labels: ArrayMetadata | None = None
 
     def maps(self, page: Page, maps: np.ndarray, labels: Sequence[str], columns: int, description: str) -> None:
         """Maps of groups in a grid, on one scale; ``columns`` is of those that belong together."""
@@ -57,9 +61,10 @@ class Drawing:
         )
         page.picture(_narrow(figure), description)
 
-    def samples(self, page: Page, rows: dict[str, np.ndarray], labels: Sequence[str], description: str) -> None:
+    def samples(
+        self, page: Page, x: np.ndarray, relevance: np.ndarray, labels: Sequence[str], description: str
+    ) -> None:
         """Single samples, with the inputs beneath their relevance."""
-        relevance, x = rows["relevance"], rows["input"]
         if self.kind == "tokens":
             self._texts(page, x, relevance, labels, description)
             return

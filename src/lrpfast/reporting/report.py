@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import Source
-from ..batch.inputs import open_inputs
+from ..batch.inputs import SeveralSource, open_inputs, source_paths
 from ..batch.masks import Masked, open_mask_for
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.per_sample import labels as as_labels
@@ -19,10 +19,11 @@ from ..batch.per_sample import labels_for, selected_samples
 from ..batch.stream import progress_bar
 from ..batch.targets import target_of_run
 from ..engine.inputs import is_array
+from ..engine.io_layout import IOSlot
 from ..errors import InputError
 from ..output import check_target, replacing
 from ..plot.check import figure_class
-from .collect import Collector, class_count
+from .collect import Collector, class_count, of_model
 from .pictures import Drawing
 from .settings import Labels, ReportSettings
 from .write import write
@@ -63,9 +64,10 @@ def report(
     Parameters
     ----------
     analyzer : Analyzer
-        Of a model with one input and one output.
+        Of a model with one output.
     source : path or array, shape (samples, *input_shape)
-        As in `Analyzer.stream`; an iterator is not enough, since some samples are read again.
+        As in `Analyzer.stream`, so of several inputs a mapping, a list or a file; an iterator is not enough, since some
+        samples are read again.
     path : path
         The file to write. It appears when it is complete.
     select : mapping, optional
@@ -82,10 +84,11 @@ def report(
         Names of the outputs, of a sample's features (or of a sequence's channels), of the entries of an embedding. A
         file is an array of texts, or has a name on each line.
     mask : bool array or path, optional
-        As in `Analyzer.stream`: which points of the data's grid are the model's features.
+        As in `Analyzer.stream`: which points of the data's grid are the features of the model, which has one input.
     kind : {"auto", "image", "sequence", "vector", "tokens"}
     shape, channels_first, origin : optional
-        How samples are drawn; see `lrpfast.plot.heatmap`.
+        How samples are drawn; see `lrpfast.plot.heatmap`. Of a model with several inputs, ``features``, ``tokens``,
+        ``shape``, ``kind`` and ``channels_first`` are mappings by the inputs' names; each input has its own maps.
     samples : int
         How many samples, at equal distances, the balance by layer, sparsity and flipped features are computed for.
     shown : int
@@ -129,7 +132,7 @@ def report(
         tokens=tokens,
         mask=mask,
         kind=kind,
-        shape=None if shape is None else tuple(shape),
+        shape=_as_shape(shape),
         channels_first=channels_first,
         origin=origin,
         samples=samples,
@@ -141,11 +144,14 @@ def report(
     check_target(path)
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists; overwrite=True replaces it")
-    if isinstance(analyzer.model.input_shape, list) or isinstance(analyzer.model.output_shape, list):
-        raise InputError("a report is of a model with one input and one output; model.until(NAME) has one of several")
+    if isinstance(analyzer.model.output_shape, list):
+        raise InputError("a report is of a model with one output; model.until(NAME) has one of several")
+    if isinstance(analyzer.model.input_shape, list) and mask is not None:
+        raise InputError("mask is for models of one input")
     with open_inputs(analyzer.model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
         read = {name: getattr(settings, name) for name in ("labels", "mask") if _is_path(getattr(settings, name))}
-        check_no_overlap({"report": path}, {**({"source": source} if _is_path(source) else {}), **read})
+        sources = {name: item for name, item in source_paths(source).items() if _is_path(item)}
+        check_no_overlap({"report": path}, {**sources, **read})
         page = _page(analyzer, opened, settings, progress)
     with replacing(path) as file:
         file.write(page)
@@ -163,15 +169,20 @@ def _page(
     samples = data.shape[0]
     if not samples:
         raise InputError(f"{data.name}: holds no samples that can be read again, its shape is {data.shape}")
-    analyzer = analyzer.fixed(np.broadcast_to(np.zeros((), data.dtype), (1, *data.shape[1:])))
+    analyzer = analyzer.fixed(of_model(data, np.zeros((1, *data.shape[1:]), data.dtype)))
     core = analyzer._core  # as `Analyzer.stream` has it
-    core.layout.pack(np.zeros((0, *data.shape[1:]), data.dtype))  # the shape is the model's
+    core.layout.pack(of_model(data, np.zeros((0, *data.shape[1:]), data.dtype)))  # the shape is the model's
     settings = _with_targets(replace(settings, target=target_of_run(core, settings.target)), data)
     labels = Labels.of(labels_for(settings.labels, data), samples, class_count(core))
-    drawing = _drawing(analyzer, settings, data, grid)
+    names = [slot.name for slot in core.layout.inputs]
+    parts = list(data.sources.values()) if isinstance(data, SeveralSource) else [data]
+    drawings = [
+        _drawing(analyzer, slot, settings.of_input(slot.name, names), part, grid)
+        for slot, part in zip(core.layout.inputs, parts, strict=True)
+    ]
     with progress_bar(progress, samples, 0) as update:
         collected = Collector(core, data, settings, labels).run(update)
-    return write(analyzer, data, settings, labels, drawing, collected)
+    return write(analyzer, data, settings, labels, drawings, collected)
 
 
 def _is_path(value: Any) -> bool:
@@ -190,10 +201,18 @@ def _with_targets(settings: ReportSettings, data: Source) -> ReportSettings:
     return replace(settings, target=target)
 
 
-def _drawing(analyzer: Analyzer, settings: ReportSettings, data: Source, grid: np.ndarray | None) -> Drawing:
-    """How the samples are drawn, from the settings, the mask and the data's own names."""
-    entries = analyzer._core.layout.inputs[0].entries
-    kind = settings.kind
+def _as_shape(shape: Any) -> Any:
+    """A shape as a tuple; of several inputs, by their names."""
+    if isinstance(shape, Mapping):
+        return {name: _as_shape(own) for name, own in shape.items()}
+    return None if shape is None else tuple(shape)
+
+
+def _drawing(
+    analyzer: Analyzer, slot: IOSlot, settings: ReportSettings, data: Source, grid: np.ndarray | None
+) -> Drawing:
+    """How an input's samples are drawn, from the settings, the mask and the data's own names."""
+    entries, kind = slot.entries, settings.kind
     if kind == "tokens" and entries is None:
         raise InputError("kind='tokens' is for models whose input are indices of an embedding")
     arguments: dict[str, Any] = {}
@@ -213,6 +232,8 @@ def _drawing(analyzer: Analyzer, settings: ReportSettings, data: Source, grid: n
         first = settings.channels_first
         if first is None and settings.shape is None:
             first = analyzer.model.channels_first
+            if isinstance(first, list):
+                first = first[[other.name for other in analyzer._core.layout.inputs].index(slot.name)]
         if first is not None and kind != "vector":
             arguments["channels_first"] = first
     if kind == "image":
@@ -221,7 +242,7 @@ def _drawing(analyzer: Analyzer, settings: ReportSettings, data: Source, grid: n
         arguments["kind"] = kind
     if features is None and kind == "vector":
         features = _names_in(data)
-    return Drawing(kind, arguments, features, settings.tokens)
+    return Drawing(kind, arguments, features, settings.tokens, data.labels)
 
 
 def _names_in(data: Source) -> tuple[str, ...] | None:

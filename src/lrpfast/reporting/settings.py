@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,9 @@ class ReportSettings:
     command: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        for kind in self.kind.values() if isinstance(self.kind, Mapping) else [self.kind]:
+            if kind not in KINDS:
+                raise InputError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
         if self.normalize is not None and self.normalize not in NORMALIZATIONS:
             raise InputError(f"normalize must be one of {', '.join(NORMALIZATIONS)}, not {self.normalize!r}")
         for name, least in (("samples", 1), ("shown", 1)):
@@ -53,8 +54,28 @@ class ReportSettings:
             raise InputError(f"shown is {self.shown:,}, but a report shows 24 samples of a kind at most")
         for name in ("class_names", "features", "tokens"):
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, {key: _names(own, f"{name} of {key!r}") for key, own in value.items()})
+            elif value is not None:
                 object.__setattr__(self, name, _names(value, name))
+
+    def of_input(self, name: str, names: Sequence[str]) -> ReportSettings:
+        """The settings for one of several inputs: what is a mapping by their names is that input's own."""
+        if len(names) == 1:
+            return self
+        own: dict[str, Any] = {}
+        for argument in ("kind", "shape", "channels_first", "features", "tokens"):
+            value = getattr(self, argument)
+            if isinstance(value, Mapping):
+                unknown = [key for key in value if key not in names]
+                if unknown:
+                    listed = ", ".join(map(repr, names))
+                    raise InputError(f"{argument} names {unknown[0]!r}, but the model has the inputs {listed}")
+                own[argument] = value.get(name, "auto" if argument == "kind" else None)
+            elif value is not None and argument in ("shape", "features", "tokens"):
+                listed = ", ".join(map(repr, names))
+                raise InputError(f"{argument}: the model has the inputs {listed}; give a mapping from their names")
+        return replace(self, **own)
 
 
 def _names(value: Any, name: str) -> tuple[str, ...]:

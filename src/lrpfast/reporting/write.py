@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import Source
+from ..batch.inputs import SeveralSource
+from ..engine.io_layout import IOSlot
 from ..engine.plan import describe
 from ..engine.provenance import record, target_text
 from ..errors import RelevanceWarning
@@ -20,10 +22,11 @@ from ..rules import Pass
 from ..table import counted
 from ..version import __version__
 from . import pictures
-from .collect import Collected, class_count, probabilities
+from .collect import Collected, class_count, of_model, probabilities
+from .inputs import InputWriter
 from .kept import Kept
 from .page import Page
-from .pictures import TOP, Drawing
+from .pictures import Drawing
 from .settings import Labels, ReportSettings
 
 #: Floating-point operations for the curves of flipped features, about.
@@ -41,11 +44,11 @@ def write(
     data: Source,
     settings: ReportSettings,
     labels: Labels | None,
-    drawing: Drawing,
+    drawings: Sequence[Drawing],
     collected: Collected,
 ) -> bytes:
-    """The report as HTML."""
-    writer = _Writer(analyzer, data, settings, labels, drawing, collected)
+    """The report as HTML; ``drawings`` are of the inputs, in order."""
+    writer = _Writer(analyzer, data, settings, labels, drawings, collected)
     return writer.document()
 
 
@@ -58,11 +61,11 @@ class _Writer:
         data: Source,
         settings: ReportSettings,
         labels: Labels | None,
-        drawing: Drawing,
+        drawings: Sequence[Drawing],
         collected: Collected,
     ) -> None:
         self._analyzer, self._data, self._settings, self._labels = analyzer, data, settings, labels
-        self._drawing, self._collected = drawing, collected
+        self._drawings, self._collected = drawings, collected
         self._core = analyzer._core  # as `report` has it
         self._gradients = self._core.settings.gradients
         self._title = settings.title or f"Relevance of {analyzer.model.name}"
@@ -72,8 +75,7 @@ class _Writer:
         self._facts()
         self._made()
         self._trust()
-        self._maps()
-        self._features()
+        self._inputs()
         self._samples()
         rule = str(self._gradients or self._analyzer.composite.name.removeprefix("uniform "))
         samples = counted(self._collected.samples, "sample")
@@ -104,7 +106,7 @@ class _Writer:
         rows = [
             ("model", f"{made['model']}, {len(self._analyzer.model.nodes)} layers"),
             ("model digest", made["model_digest"]),
-            ("data", f"{self._data.name}, {self._data.dtype} {tuple(self._data.shape)}"),
+            *self._sources(),
             (
                 "rule",
                 str(self._gradients) if self._gradients else core.settings.composite.name.removeprefix("uniform "),
@@ -133,6 +135,13 @@ class _Writer:
         if len(table) > MOST_LAYERS + 1:
             page.paragraph(f"The first {MOST_LAYERS} of {len(table) - 1} layers.", soft=True)
 
+    def _sources(self) -> list[tuple[str, str]]:
+        """The data, of each input."""
+        sources = {"data": self._data}
+        if isinstance(self._data, SeveralSource):
+            sources = {f"data of {name}": source for name, source in self._data.sources.items()}
+        return [(name, f"{item.name}, {item.dtype} {tuple(item.shape)}") for name, item in sources.items()]
+
     # Whether to trust it
 
     def _trust(self) -> None:
@@ -140,6 +149,7 @@ class _Writer:
         page.section("Whether to trust it")
         x, targets = self._subset()
         count = len(x)
+        inputs = of_model(self._data, x)
         page.paragraph(
             f"Balance, sparsity and flipped features are of {count:,} samples at equal distances; counts are of all "
             f"{c.samples:,}.",
@@ -147,8 +157,8 @@ class _Writer:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RelevanceWarning)  # counted below
-            explanation = self._analyzer.explain(x, targets)
-        relevance = to_host(explanation.relevance)
+            explanation = self._analyzer.explain(inputs, targets)
+        relevance = self._in_rows(explanation.relevance)
         self._balance(explanation)
         if c.confusion is not None:
             self._accuracy(c.confusion)
@@ -160,6 +170,12 @@ class _Writer:
             f"{_mean(entropy(relevance))}."
         )
         self._flipped(x, relevance, targets)
+
+    def _in_rows(self, relevance: Any) -> np.ndarray:
+        """Relevance on the host; that of several inputs one after the other."""
+        if not isinstance(relevance, list):
+            return to_host(relevance)
+        return np.concatenate([to_host(part).reshape(len(part), -1) for part in relevance], 1)
 
     def _balance(self, explanation: Any) -> None:
         page, c = self._page, self._collected
@@ -231,18 +247,20 @@ class _Writer:
         affordable = FLIP_FLOPS // (passes * max(1, self._core.plan.flops // 3))
         count = int(min(len(x), max(LEAST_FLIPPED, affordable)))
         model = self._analyzer.explained_model
-        output = to_host(model.predict(x[:count], precision=self._analyzer.precision)).reshape(count, -1)
+        inputs = of_model(self._data, x[:count])
+        output = to_host(model.predict(inputs, precision=self._analyzer.precision)).reshape(count, -1)
         followed = self._followed(targets, output)
         if followed is None:
             page.paragraph("The explained value is not a single output: features are not flipped.", soft=True)
             return
         curves = flip(
             model,
-            x[:count],
-            relevance[:count],
+            inputs,
+            of_model(self._data, relevance[:count]),
             target=followed,
-            region=self._region(x.shape[1:]),
-            baseline=self._settings.baseline,
+            region=self._by_input(lambda slot, drawing: _region(drawing, slot.shape)),
+            baseline=self._by_input(self._baseline),
+            mask=self._by_input(lambda slot, _: np.zeros(slot.shape, bool) if slot.is_mask else None),
             steps=FLIP_STEPS,
             precision=self._analyzer.precision,
         )
@@ -264,14 +282,16 @@ class _Writer:
         if not area["most"] < area["random"] < area["least"]:
             page.paragraph("The order is not most < random < least: do not trust the ranking of features.")
 
-    def _region(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """Patches of an image that are flipped together, with all channels; None for other samples."""
-        if self._drawing.kind != "image" or len(shape) != 3:
-            return None
-        first = self._drawing.arguments.get("channels_first") or False
-        channels, *sides = shape if first else (shape[2], *shape[:2])
-        sizes = tuple(max(1, side // 16) for side in sides)
-        return (channels, *sizes) if first else sizes
+    def _by_input(self, value: Callable[[IOSlot, Drawing], Any]) -> Any:
+        """An argument of `flip`: of several inputs a mapping by their names."""
+        pairs = zip(self._core.layout.inputs, self._drawings, strict=True)
+        values = {slot.name: value(slot, drawing) for slot, drawing in pairs}
+        return values if len(values) > 1 else next(iter(values.values()))
+
+    def _baseline(self, slot: IOSlot, drawing: Drawing) -> Any:
+        """What flipped features of an input become: of an embedding's indices a mean is none."""
+        baseline = self._settings.baseline
+        return 0 if slot.entries is not None and isinstance(baseline, str) else baseline
 
     def _followed(self, targets: Any, output: np.ndarray) -> Any:
         """The output that is explained of each sample; None if it is not a single one."""
@@ -296,124 +316,29 @@ class _Writer:
 
     # What it shows
 
-    def _maps(self) -> None:
-        page, c, drawing = self._page, self._collected, self._drawing
-        page.section("Maps")
-        statistics = c.statistics
-        some = np.flatnonzero(statistics.count > 0)
-        if not len(some):
-            page.paragraph("No sample is in any group.")
-            return
-        labels = [self._group(c.groups[g], int(statistics.count[g])) for g in some]
-        by = "" if c.grouped_by == "all samples" else f" by {c.grouped_by}"
-        page.paragraph(
-            f"Red speaks for what was explained, blue against it; all maps of a picture have one scale.{self._others()}"
-        )
-        maps, columns = statistics.mean[some], 1
-        if c.medians:  # beside each other: mean, median, mean, median, …
-            columns, medians = 2, statistics.quantile(0.5)[0][some]
-            maps = np.stack([maps, medians], 1).reshape(-1, *maps.shape[1:])
-            labels = [f"{label}\n{kind}" for label in labels for kind in ("mean", "median")]
-        drawing.maps(page, maps, labels, columns, f"Mean{' and median' * c.medians} relevance{by}")
-        if not c.medians:
-            page.paragraph("Medians are left out: they would take more than 256 MiB of memory.", soft=True)
+    def _inputs(self) -> None:
+        """The maps of each input; masks have none."""
+        c, layout = self._collected, self._core.layout
+        labels = [self._group(c.groups[g], int(n)) for g, n in enumerate(c.inputs[0].statistics.count) if n]
+        if layout.several:
+            self._shares()
+        for slot, maps, drawing in zip(layout.inputs, c.inputs, self._drawings, strict=True):
+            title = f"Input {slot.name}" if layout.several else None
+            if slot.is_mask and title is not None:
+                self._page.section(title)
+                self._page.paragraph("It is a mask, which gets no relevance.")
+            else:
+                InputWriter(self._page, c, maps, drawing, title).write(labels)
 
-    def _others(self) -> str:
-        others = self._collected.others
-        return f" {others:,} samples of other classes are in none of them." if others else ""
-
-    def _features(self) -> None:
-        kind = self._drawing.kind
-        if kind == "sequence":
-            self._profile()
-        elif kind == "tokens":
-            self._top_tokens()
-        elif kind == "vector" or "mask" in self._drawing.arguments:
-            self._top(self._collected.absolute.ravel(), self._mean().ravel(), self._feature)
-
-    def _mean(self) -> np.ndarray:
-        """The mean relevance of all samples in groups."""
-        statistics = self._collected.statistics
-        weights = statistics.count / max(1, statistics.count.sum())
-        with np.errstate(invalid="ignore"):
-            mean: np.ndarray = np.tensordot(weights, np.nan_to_num(statistics.mean), 1)
-        return mean
-
-    def _profile(self) -> None:
-        page, c = self._page, self._collected
-        mean, absolute = self._mean(), c.absolute
-        if mean.ndim == 1:
-            mean, absolute = mean[:, None], absolute[:, None]
-        if self._drawing.arguments.get("channels_first"):
-            mean, absolute = mean.T, absolute.T
-        page.section("Relevance over time")
-        page.picture(
-            pictures.profile(mean.sum(1), absolute.sum(1), "step"),
-            "Relevance of each step, summed over its features: mean over all samples (bars), mean of |R| (line)",
-        )
-        if mean.shape[1] > 1:
-            names = self._drawing.features
-            self._top(
-                absolute.sum(0),
-                mean.sum(0),
-                lambda k: names[k] if names is not None and k < len(names) else f"channel {k}",
-                "Features of a step, summed over all steps",
-            )
-
-    def _top(self, absolute: np.ndarray, mean: np.ndarray, name: Any, heading: str = "") -> None:
-        """A table of the features with the largest mean |R|."""
-        page = self._page
-        if heading:
-            page.heading(heading)
-        else:
-            page.section("Most relevant features")
-        order = np.argsort(-absolute, kind="stable")[:TOP]
-        total = absolute.sum() or 1.0
-        rows = [("feature", "mean |R|", "share", "mean R")]
-        rows += [(name(int(k)), f"{absolute[k]:.4g}", f"{absolute[k] / total:.1%}", f"{mean[k]:+.4g}") for k in order]
-        page.table(rows, right=1)
-        if len(absolute) > TOP:
-            share = absolute[order].sum() / total
-            page.paragraph(f"{TOP} of {len(absolute):,} features, which have {share:.1%} of all |R|.", soft=True)
-
-    def _feature(self, k: int) -> str:
-        """The name of a feature: the caller's, the data's coordinates, or its number."""
-        names = self._drawing.features
-        if names is not None and k < len(names):
-            return names[k]
-        labels = self._data.labels
-        mask = self._drawing.arguments.get("mask")
-        if labels is not None and mask is not None:
-            named = [
-                f"{key} {coord.values[k]:g}"
-                for key, coord in labels.coords.items()
-                if coord.dims == labels.dims[1:] and coord.values.dtype.kind in "fiu"
-            ]
-            if named:
-                return ", ".join(named)
-        if mask is not None:
-            row, column = np.argwhere(mask)[k]
-            return f"row {row}, column {column}"
-        return f"feature {k}"
-
-    def _top_tokens(self) -> None:
-        page, c = self._page, self._collected
-        assert c.by_token is not None
-        count, total = c.by_token
-        page.section("Most relevant tokens")
-        mean = np.divide(total, count, out=np.zeros(len(total)), where=count > 0)
-        often = count >= max(1, min(5, int(count.max(initial=0))))
-        for heading, sign in (("for what was explained", 1), ("against it", -1)):
-            order = [int(k) for k in np.argsort(-sign * mean, kind="stable") if often[k] and sign * mean[k] > 0][:TOP]
-            if order:
-                page.heading(heading[0].upper() + heading[1:])
-                rows = [(self._drawing.token(k), f"{mean[k]:+.4g}", f"{count[k]:,}") for k in order]
-                page.table([("token", "mean R", "times"), *rows], right=1)
-        absolute = c.absolute.ravel()
-        page.picture(
-            pictures.profile(self._mean().ravel(), absolute, "position"),
-            "Relevance of each position: mean over all samples (bars), mean of |R| (line)",
-        )
+    def _shares(self) -> None:
+        """How much of the relevance each of several inputs has."""
+        absolute = [float(maps.absolute.sum()) for maps in self._collected.inputs]
+        total = sum(absolute) or 1.0
+        self._page.section("Relevance of the inputs")
+        rows = [("input", "shape", "mean sum of |R|", "share")]
+        for maps, size in zip(self._collected.inputs, absolute, strict=True):
+            rows.append((maps.name, str(maps.shape), f"{size:.4g}", f"{size / total:.1%}"))
+        self._page.table(rows, right=2)
 
     # Samples
 
@@ -440,7 +365,11 @@ class _Writer:
                 page.paragraph("There are none.")
                 continue
             labels = [self._sample(name, kept, i) for i in range(len(kept))]
-            self._drawing.samples(page, kept.rows, labels, texts[name])
+            for i, (slot, drawing) in enumerate(zip(self._core.layout.inputs, self._drawings, strict=True)):
+                if slot.is_mask and len(self._drawings) > 1:
+                    continue
+                text = texts[name] if len(self._drawings) == 1 else f"{texts[name]}: {slot.name}"
+                drawing.samples(page, kept.rows[f"input {i}"], kept.rows[f"relevance {i}"], labels, text)
 
     def _sample(self, name: str, kept: Kept, i: int) -> str:
         """What stands above a sample."""
@@ -477,6 +406,16 @@ class _Writer:
             return f"all, {count:,}"
         classes = self._labels is None or self._labels.kind == "class"
         return f"{self._class(int(label)) if classes else _shortened(str(label))}, {count:,}"
+
+
+def _region(drawing: Drawing, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """Patches of an image that are flipped together, with all channels; None for other samples."""
+    if drawing.kind != "image" or len(shape) != 3:
+        return None
+    first = drawing.arguments.get("channels_first") or False
+    channels, *sides = shape if first else (shape[2], *shape[:2])
+    sizes = tuple(max(1, side // 16) for side in sides)
+    return (channels, *sizes) if first else sizes
 
 
 def _target(target: Any) -> str:
