@@ -77,7 +77,11 @@ def _matmul_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int |
     outs: list[int | None] = [builder.buffer(count * n * k), builder.buffer(count * m * k)]
     groups: tuple[Any, ...] = ()
     gradient = isinstance(step.rule, Gradient)
-    if gradient:
+    if isinstance(step.rule, Pass):  # the first factor selects rows of the second
+        rows, columns = (_transposed(builder, *of) for of in ((r, count, n, m), (a, count, n, k)))
+        builder.backward.append(DotOp(rows, columns, outs[1], m, k, n, count))  # type: ignore[arg-type]
+        outs[0] = None
+    elif gradient:
         flipped = [_transposed(builder, *of) for of in ((b, count, m, k), (r, count, n, m), (a, count, n, k))]
         builder.backward.append(DotOp(r, flipped[0], outs[0], n, k, m, count))  # type: ignore[arg-type]
         builder.backward.append(DotOp(flipped[1], flipped[2], outs[1], m, k, n, count))  # type: ignore[arg-type]

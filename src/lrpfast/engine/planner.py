@@ -106,6 +106,8 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
             keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
         elif unit.operator is not None:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        elif isinstance(layer, MatMul) and isinstance(rule, Pass):  # rows of the second factor
+            keeps = after
         elif isinstance(layer, (Multiply, Dot, MatMul)):
             keeps = not isinstance(layer, Multiply) and not isinstance(rule, Gradient)
         elif isinstance(layer, (Maximum, Minimum, Where, Concat, Embedding)) or role(layer) is ROUTE:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,8 +127,8 @@ def _wanted(node: Node, shapes: Sequence[Shape], rows: Rows, rule: Rule | None) 
     """
     layer, out = node.layer, node.shape
     last = rows.axis == len(out) - 1
-    if rule is not None and any(np.ndim(getattr(rule, f.name)) for f in fields(rule)):
-        return None  # bounds of each feature
+    if rule is not None and rule.has_arrays:
+        return None  # they have a row for each of the input's
     if layer.identity:
         return [rows]
     if isinstance(layer, Activation):
