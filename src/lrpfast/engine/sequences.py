@@ -291,6 +291,16 @@ def analyze(core: Core, samples: Sequences, target: Any, out: Any) -> Any:
     """`Analyzer.analyze` of samples of different lengths; returns as many arrays."""
     if out is not None:
         raise InputError("out is for samples of one shape: leave it out, and take the list that comes back")
+    relevance, growth, explanations = explained(core, samples, target)
+    warn(growth, explanations, core.settings.rectify)
+    return relevance
+
+
+def explained(core: Core, samples: Sequences, target: Any, *, exact: bool = False) -> tuple[Any, Growth, int]:
+    """The relevance of samples of different lengths, its growth, and the number of explanations.
+
+    Where not ``exact``, growth is that of a part of the features.
+    """
     target = core.settings.target if target is None else target
     notes: list[tuple[int, RunGrowth]] = []
     explanations, conserving = 0, True
@@ -299,7 +309,7 @@ def analyze(core: Core, samples: Sequences, target: Any, out: Any) -> Any:
         nonlocal explanations, conserving
         own: list[Any] = []
         fixed = core.fixed(group.inputs) if group.padded is None else core.for_padded(group.padded)
-        relevance = fixed.analyze(group.inputs, samples.target(target, group.members), notes=own, exact=False)
+        relevance = fixed.analyze(group.inputs, samples.target(target, group.members), notes=own, exact=exact)
         several = isinstance(group.inputs, list)
         first, one = (relevance[0], group.inputs[0]) if several else (relevance, group.inputs)
         explanations += math.prod(first.shape) // max(1, math.prod(one.shape[1:]))
@@ -308,10 +318,8 @@ def analyze(core: Core, samples: Sequences, target: Any, out: Any) -> Any:
         return relevance
 
     parts = samples.run(compute, core.padding, core.padded_lengths)
-    if notes:
-        notes.sort(key=lambda note: note[1].first_zero)
-        warn(Growth.of(notes, conserving), explanations, core.settings.rectify)
-    return samples.join(parts)
+    notes.sort(key=lambda note: note[1].first_zero)
+    return samples.join(parts), Growth.of(notes, conserving), explanations
 
 
 def explain(core: Core, samples: Sequences, target: Any, layers: bool) -> Explanation:
