@@ -60,6 +60,8 @@ def _matmul(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) ->
     out = builder.buffer(math.prod(step.shape))
     count = math.prod(lead)
     builder.forward.append(DotOp(a, b, out, n, m, k, count))
+    if builder.explains and step.nonzero:
+        out = builder.nonzero(out, count * n * m)
     builder.state[step.output] = (a, b, indices, out, n, m, k, count)
     return out
 
@@ -285,6 +287,8 @@ def _attention(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
     out = builder.buffer(math.prod(step.shape))
     rows = builder.buffer(2 * heads.lead * heads.heads * heads.n) if builder.explains else None
     builder.forward.append(AttentionOp(q, k, v, mask, out, rows, heads))
+    if builder.explains and step.nonzero:
+        out = builder.nonzero(out, math.prod(step.shape))
     builder.state[step.output] = (q, k, v, mask, rows, out, heads)
     return out
 
