@@ -140,6 +140,44 @@ def test_a_sum_of_exactly_zero_passes_relevance_on(precision, bias, columns):
     assert np.abs(given).max() == pytest.approx(5 * 2 / 1e-6, rel=1e-3)
 
 
+@pytest.mark.parametrize("function", ["gelu", "silu", "tanh", "elu", "leaky_relu", "softsign", "mish", "linear"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_relevance_passes_an_activation_of_exactly_zero(precision, function):
+    """R = c f(z) divided by z: at 0 it is that of a z close to 0, as on either side of it."""
+    as_it_is = rules.Zero(stabilizer=rules.Stabilizer(1e-6, "zero"))
+    model = lrpfast.from_layers([L.Dense(np.array([[1.0], [-1.0]]), activation=function), L.Dense([[3.0]], [1.0])])
+    analyzer = lrpfast.Analyzer(model, as_it_is, precision=precision)
+    got = analyzer.analyze(np.array([[2.0, 2.0], [0.0, 0.0]]))
+    step = 1e-6
+    near = lrpfast.Analyzer(model, as_it_is, precision="float64").analyze(np.array([[2.0 + step, 2.0]]))
+    np.testing.assert_allclose(got, [near[0], [0, 0]], rtol=1e-5)
+    assert got[0, 0] > 1 and not any(b.lost.any() for b in analyzer.explain(np.array([[2.0, 2.0]])).conservation)
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("rule", ["attn_lrp", "cp_lrp"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_attention_whose_values_cancel_passes_relevance_on(precision, rule, written_out):
+    """Two keys of equal weight and opposite values; LXT's gradients pass through such a zero, too."""
+
+    def analyzed(x):
+        graph = lrpfast.Graph()
+        q, k, v = (graph.input(shape, name=name) for name, shape in (("q", (1, 1)), ("k", (2, 1)), ("v", (2, 1))))
+        attended = graph.add(L.Attention(name="a"), q, k, v)
+        model = graph.model(graph.add(L.Dense([[3.0]], [1.0]), attended))
+        model = lrpfast.write_out_attention(model) if written_out else model
+        return lrpfast.Analyzer(model, rule, precision=precision, target=0).analyze(x)
+
+    def inputs(value):
+        return [np.ones((1, 1, 1)), np.ones((1, 2, 1)), np.array([[[2.0], [value]]])]
+
+    exact, near = analyzed(inputs(-2.0)), analyzed(inputs(-2.0 + 1e-5))
+    share = 0.5 if rule == "attn_lrp" else 1.0
+    np.testing.assert_allclose(exact[2].ravel(), [3 * share, -3 * share], rtol=1e-6)
+    for a, b in zip(exact, near, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_no_z_is_kept_below_a_relu():
     steps = {s.name: s for s in lrpfast.Analyzer(network(), rules.Epsilon()).plan().steps}
     for name in ("first", "side", "joined", "dense"):

@@ -55,6 +55,8 @@ class DatasetMethods:
             Samples along the first axis: an ``.npy``, ``.npz:name``, ``.h5:dataset``, ``.nc:variable`` or
             ``.zarr:array``, a NumPy, Dask or xarray array, or an iterator of batches (which cannot be resumed).
             For several inputs a mapping from their names, a list, or a file or group with an array for each name.
+            Of a model of open length also samples of different lengths: an HDF5 dataset of rows of variable length, or
+            a contiguous ragged array in NetCDF.
         sink : path or callable, optional
             The output: ``.npy``, ``.h5[:dataset]``, ``.nc[:variable]``, ``.zarr[:array]``, or a function that is
             called with (index of the first sample, relevances). None if only statistics are wanted. For several

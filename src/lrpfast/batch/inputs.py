@@ -16,6 +16,7 @@ from ..model.graph import Model
 from .metadata import ArrayMetadata, Coord
 from .sources import Source, open_source, split
 from .sources.fit import fitted
+from .sources.ragged import open_ragged
 
 if TYPE_CHECKING:
     from .metadata import RowsShape
@@ -150,6 +151,14 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
     if len(names) == 1:
         if isinstance(source, Mapping) and not dataset and set(source) == set(names):
             source = source[names[0]]
+        shape = model.input_shape
+        if model.is_open and shape.count(None) == 1 and shape[0] is None:
+            ragged = open_ragged(source, shape[1:])
+            if ragged is not None:
+                if select is not None or fill_nan is not None:
+                    ragged.close()
+                    raise InputError("select= and fill_nan= are for samples of one shape, and these differ in length")
+                return ragged
         return fitted(open_source(source, select=select, fill_nan=fill_nan), _expected(model.input_shape, mask))
     listed = ", ".join(map(repr, names))
     if isinstance(source, (str, os.PathLike)):

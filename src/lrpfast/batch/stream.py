@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import display, table
 from ..engine.core import AnalyzerCore
-from ..engine.growth import callers_level, warn
+from ..engine.growth import Growth, callers_level, warn
 from ..engine.growth import texts as growth_texts
 from ..engine.inputs import is_array
 from ..engine.threads import get_num_threads
@@ -30,11 +30,13 @@ from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .path_conflicts import check_no_overlap
 from .per_sample import per_sample
+from .ragged import ragged_run
 from .run import Run, RunStatistics
 from .settings import StreamSettings
 from .sinks import Sink
 from .sinks.for_inputs import sink_paths
 from .sources import Source, open_source, split
+from .sources.ragged import RaggedSource
 from .statistics_io import to_dataset
 from .targets import target_of_run
 
@@ -207,6 +209,8 @@ def stream(
         data = _open_source(core, source, sink, settings)
         if not isinstance(source, Source):  # the caller closes its own source
             stack.enter_context(data)
+        if isinstance(data, RaggedSource):
+            return _stream_ragged(core, data, sink, settings, begin, of)
         read = {name: getattr(settings, name) for name in ("target", "group_by", "correct", "mask")}
         settings = per_sample(replace(settings, target=target_of_run(core, settings.target)), data)
         inputs = data.rows if isinstance(data, SeveralSource) else None
@@ -245,6 +249,35 @@ def stream(
         progress = stack.enter_context(progress_bar(settings.progress, job.samples, run.count))
         run.complete(progress, client)
     return _streamed(run, time.perf_counter() - begin, out, of)
+
+
+def _stream_ragged(
+    core: AnalyzerCore, data: RaggedSource, sink: Any, settings: StreamSettings, begin: float, of: str
+) -> Streamed:
+    """`stream` of samples of different lengths."""
+    with ragged_run(core, data, sink, settings) as run, progress_bar(settings.progress, run.count, run.resumed) as show:
+        run.complete(show)
+    growth, rectify = Growth.from_counts(run.counts), core.settings.rectify
+    texts = growth_texts(growth, run.count, rectify)
+    warn(growth, run.count, rectify, of=of)
+    return Streamed(
+        samples=run.count,
+        explanations=run.count,
+        shape=(run.count, None, *data.row),
+        dtype=core.settings.dtype,
+        seconds=time.perf_counter() - begin,
+        resumed=run.resumed,
+        not_normalized=run.counts["not_normalized"],
+        out_of_bounds=0,
+        amplified=growth.amplified,
+        vanished=growth.vanished,
+        zero_maps=growth.zero,
+        input_values=run.positions * math.prod(data.row),
+        warnings=tuple(texts),
+        statistics=None,
+        record=run.record,
+        written=True,
+    )
 
 
 def _first_maps(path: str, array: str | None) -> Any:

@@ -14,6 +14,7 @@ from ..batch import ALL, NORMALIZATIONS, Streamed, open_sink, unfinished
 from ..batch.inputs import SeveralSource, source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
+from ..batch.sources.ragged import RaggedSource
 from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
 from ..table import counted
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     with arguments.open_inputs() as data:
         if data.shape[0] == 0:
             raise InputError(f"{data.name}: holds no samples, its shape is {data.shape}")
+        if isinstance(data, RaggedSource) and (arguments.plot is not None or arguments.balance):
+            raise InputError("--plot and --balance are for samples of one shape, and these differ in length")
         target = options.target_for(arguments.target, data)
         if not single and arguments.plot is not None:
             raise InputError("--plot is for models of one input, and for the relevance of the input alone")

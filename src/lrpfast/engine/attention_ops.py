@@ -60,6 +60,8 @@ def _matmul(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int]) ->
     out = builder.buffer(math.prod(step.shape))
     count = math.prod(lead)
     builder.forward.append(DotOp(a, b, out, n, m, k, count))
+    if builder.explains and step.nonzero:
+        out = builder.nonzero(out, count * n * m)
     builder.state[step.output] = (a, b, indices, out, n, m, k, count)
     return out
 
@@ -77,7 +79,11 @@ def _matmul_back(builder: ProgramBuilder, step: LayerPlan, r: int) -> list[int |
     outs: list[int | None] = [builder.buffer(count * n * k), builder.buffer(count * m * k)]
     groups: tuple[Any, ...] = ()
     gradient = isinstance(step.rule, Gradient)
-    if gradient:
+    if isinstance(step.rule, Pass):  # the first factor selects rows of the second
+        rows, columns = (_transposed(builder, *of) for of in ((r, count, n, m), (a, count, n, k)))
+        builder.backward.append(DotOp(rows, columns, outs[1], m, k, n, count))  # type: ignore[arg-type]
+        outs[0] = None
+    elif gradient:
         flipped = [_transposed(builder, *of) for of in ((b, count, m, k), (r, count, n, m), (a, count, n, k))]
         builder.backward.append(DotOp(r, flipped[0], outs[0], n, k, m, count))  # type: ignore[arg-type]
         builder.backward.append(DotOp(flipped[1], flipped[2], outs[1], m, k, n, count))  # type: ignore[arg-type]
@@ -281,6 +287,8 @@ def _attention(builder: ProgramBuilder, step: LayerPlan, sources: Sequence[int])
     out = builder.buffer(math.prod(step.shape))
     rows = builder.buffer(2 * heads.lead * heads.heads * heads.n) if builder.explains else None
     builder.forward.append(AttentionOp(q, k, v, mask, out, rows, heads))
+    if builder.explains and step.nonzero:
+        out = builder.nonzero(out, math.prod(step.shape))
     builder.state[step.output] = (q, k, v, mask, rows, out, heads)
     return out
 

@@ -34,12 +34,10 @@ from .planner import make_plan
 from .programs import Programs
 from .result_memory import result_array
 from .settings import AnalyzerSettings
-
-#: For a model with open input sizes, the largest number of sizes whose compiled programs are kept.
-MAX_VARIANTS = 8
+from .variants import Variants
 
 
-class AnalyzerCore(ConditionalRuns, AveragedGradients):
+class AnalyzerCore(ConditionalRuns, AveragedGradients, Variants):
     """A model, the settings of an analyzer, their plan and the compiled programs; `lrpfast.Analyzer` is built on it.
 
     It is immutable. For a model with open input sizes it has no plan: `fixed` returns a core for given sizes,
@@ -65,7 +63,7 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
     #: The attributes that `_prepare` derives, which pickles omit.
     _derived = (
         *("assignment", "explained_model", "layout", "plan", "conserves"),
-        *("_per_sample", "_programs", "_constant_start", "_small_runs", "_baseline", "_prefixes"),
+        *("_per_sample", "_programs", "_constant_start", "_small_runs", "_baseline", "_prefixes", "_padding"),
     )
     #: For batches of a few samples, where the checks of `analyze` would take longer than the explanation.
     _small_runs: SmallRuns | None = None
@@ -75,23 +73,33 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
         self.is_open = model.is_open
         self._variants: dict[tuple[Any, ...], AnalyzerCore] = {}  # for input sizes of an open model, and other starts
         self._folds: Folds = {}  # which all variants share
+        self._padding = None
         self._data = 0  # bytes of a sample, if the data determine its size
         if not self.is_open:
             self._prepare()
 
-    def _prepare(self) -> None:
-        """Plan the model and compile its program; all shapes are known."""
+    def _explained(self, model: Model, assignment: Assignment) -> tuple[Model, Assignment]:
+        """The part of a model that is explained, as it is computed, and its rules."""
         settings = self.settings
         explained, assignment = explained_part(
-            self.model, self.assignment, settings.composite.canonize, settings.stripped, settings.start, self._folds
+            model, assignment, settings.composite.canonize, settings.stripped, settings.start, self._folds
         )
         if settings.y_ref is not None:
             explained = minus_reference(explained, settings.y_ref)
-        explained, assignment = with_attention_for_gradients(explained, assignment)
-        self.explained_model = explained
-        self.layout = IOLayout(explained)
+        return with_attention_for_gradients(explained, assignment)
+
+    def _prepare(self, explained: tuple[Model, Assignment] | None = None) -> None:
+        """Plan the model and compile its program; all shapes are known.
+
+        ``explained`` is what `_explained` would return, if that is known.
+        """
+        settings = self.settings
+        if explained is None:
+            explained = self._explained(self.model, self.assignment)
+        self.explained_model, assignment = explained
+        self.layout = IOLayout(self.explained_model)
         self.plan: Plan = make_plan(
-            explained,
+            self.explained_model,
             assignment,
             input_range=settings.input_range,
             mask_nan=settings.mask_nan,
@@ -147,51 +155,12 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
             shape = slot.shape
         check_target(target, shape)
 
-    # Copies: for input sizes, threads and other processes
-
-    def fixed(self, x: Any) -> AnalyzerCore:
-        """The core for the sizes of these inputs, if the model leaves sizes open; else the core itself."""
-        if not self.is_open:
-            return self
-        x, _, samples = sequences.arranged(self.model, x)
-        try:
-            shapes = [] if samples else [np.shape(a)[1:] for a in (x if len(self.model.inputs) > 1 else [x])]
-        except ValueError:
-            shapes = []
-        if not shapes:
-            raise InputError("samples differ in shape; give samples of one shape")
-        return self.for_shapes(shapes)
-
-    def for_shapes(self, shapes: Sequence[tuple[int, ...]]) -> AnalyzerCore:
-        """The core for inputs of these shapes; the most recent ones are kept."""
-        key = tuple(shapes)
-        variant = self._variants.get(key)
-        if variant is None:
-            variant = AnalyzerCore.__new__(AnalyzerCore)
-            variant.model, variant.settings, variant.is_open = (
-                self.model.with_input_shape(*shapes),
-                self.settings,
-                False,
-            )
-            variant._folds = self._folds
-            variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
-            variant._prepare()
-            for old in list(self._variants)[: 1 - MAX_VARIANTS]:  # a copy, because other threads may run this, too
-                self._variants.pop(old, None)
-            self._variants[key] = variant
-        return variant
+    # Copies: for hidden layers, threads and other processes
 
     def starting_at(self, layer: str) -> AnalyzerCore:
         """The core whose explanations start at a hidden layer, from a starting relevance; the last few are kept."""
-        key = ("start", layer)
-        variant = self._variants.get(key)
-        if variant is None:
-            settings = replace(self.settings, start=layer, target=None, y_ref=None, rectify=False, default_target=None)
-            variant = AnalyzerCore(self.model, settings)
-            for old in list(self._variants)[: 1 - MAX_VARIANTS]:
-                self._variants.pop(old, None)
-            self._variants[key] = variant
-        return variant
+        settings = replace(self.settings, start=layer, target=None, y_ref=None, rectify=False, default_target=None)
+        return self._variant(("start", layer), lambda: AnalyzerCore(self.model, settings))
 
     def for_one_task(self) -> AnalyzerCore:
         """The core for one of several concurrent tasks: with one thread, unless the caller chose a number."""
@@ -203,7 +172,7 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
 
     def __copy__(self) -> AnalyzerCore:
         twin = AnalyzerCore.__new__(AnalyzerCore)
-        twin.__dict__.update(self.__dict__, _variants={})
+        twin.__dict__.update(self.__dict__, _variants={}, _padding=None)
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -218,6 +187,7 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients):
                 "pickles are for processes of one version; make the analyzer anew from its model"
             )
         self.__dict__.update({key: value for key, value in state.items() if key != "version"})
+        self._padding = None
         if not self.is_open:
             self._prepare()
 

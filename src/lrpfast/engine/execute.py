@@ -17,7 +17,9 @@ from . import sequences
 from .inputs import PRECISIONS, check_precision
 from .io_layout import IOLayout
 from .lower import lower_forward
+from .padding import Padding
 from .planner import make_plan
+from .row_selection import select_early
 from .threads import check_threads, get_num_threads
 
 
@@ -113,14 +115,35 @@ Predictor = tuple[Backend, Compiled, IOLayout]
 _predictors: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], Predictor]] = weakref.WeakKeyDictionary()
 
 
+_paddings: weakref.WeakKeyDictionary[Model, Padding] = weakref.WeakKeyDictionary()
+
+
+def _forward(model: Model) -> tuple[Model, None]:
+    return select_early(model, None).model, None
+
+
+def _padding_of(model: Model) -> Padding:
+    """How samples of different lengths are padded for the forward pass of an open model."""
+    known = _paddings.get(model)
+    if known is None:
+        known = _paddings[model] = Padding(model, _forward)
+    return known
+
+
 def predict(
     model: Model, x: Any, *, precision: str = "float32", device: str = "auto", threads: int | None = None
 ) -> Any:
     """`Model.predict`: compiles the forward pass once per model and precision."""
     x, _, samples = sequences.arranged(model, x)
     if samples is not None:
-        outputs = samples.run(lambda _, x: predict(model, x, precision=precision, device=device, threads=threads))
-        return sequences.joined_outputs(outputs)
+
+        def compute(group: sequences.Group) -> Any:
+            of = model if group.padded is None else group.padded.model
+            return predict(of, group.inputs, precision=precision, device=device, threads=threads)
+
+        padding = _padding_of(model) if model.is_open else None
+        lengths = padding.lengths(lambda padded: padded.model in _predictors) if padding else ()
+        return sequences.joined_outputs(samples.run(compute, padding, lengths))
     dtype_name, operands = check_precision(precision)
     dtype = np.dtype(dtype_name)
     count = check_threads(threads) or get_num_threads()

@@ -19,11 +19,8 @@ from ..kernels.program import Program
 from ..rules import WEIGHT_PARTS, Gradient, Pass, Product
 from . import nonlinear_ops
 from .plan import GroupPlan, LinearPlan
-from .program_builder import ProgramBuilder
+from .program_builder import SMALLEST, ProgramBuilder
 from .trace import GroupTrace
-
-#: What a denominator of exactly 0 counts as: far below what rounds, far above where c · z loses digits.
-SMALLEST = {"float32": 1e-24, "float64": 1e-200}
 
 
 def forward(builder: ProgramBuilder, step: LinearPlan, inputs: Sequence[int]) -> None:

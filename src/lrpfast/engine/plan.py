@@ -137,6 +137,7 @@ class LayerPlan:
     rule: Rule
     inputs: tuple[int, ...]
     output: int
+    nonzero: bool = False  # of products of matrices, as in `LinearPlan`
 
     @property
     def contractions(self) -> int:

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Concat, Dot, Embedding, MatMul, Maximum, Minimum, Multiply, Where
-from ..rules import Gradient, Pass
+from ..model.layers import Activation, Attention, Concat, Dot, Embedding, MatMul, Maximum, Minimum, Multiply, Where
+from ..rules import CP, AttnLRP, Gradient, Pass, Split
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, WEIGHTS, role
 from .graph_ir import PlanNode, steps_of
@@ -24,6 +24,9 @@ from .plan_linear import plan_linear
 from .row_selection import select_early
 from .sign_analysis import common, sign_of, signs_of
 from .tables import plan_budget
+
+#: Functions whose value is 0 where their argument is, and has a slope there.
+ZERO_AT_ZERO = ("linear", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "hard_silu", "mish", "tanh", "softsign")
 
 
 def make_plan(
@@ -75,7 +78,10 @@ def make_plan(
             steps.append(FunctionPlan(*parts))
         else:
             head = (unit.node, unit.name, unit.layer, unit.shapes, unit.shape, unit.rule, unit.inputs, unit.output)
-            steps.append(LayerPlan(*head))
+            rule = unit.rule
+            attends = isinstance(unit.layer, (Attention, MatMul)) and isinstance(rule, (AttnLRP, CP, Split))
+            nonzero = attends and vanishes[unit.output] and rule.stabilizer.kind == "zero"  # type: ignore[attr-defined]
+            steps.append(LayerPlan(*head, nonzero=nonzero))
     relu_consumers = {value: relu.output for value, relu in relus.items()}
     return Plan(model, tuple(steps), tuple(values), tuple(sizes), mask_nan, relu_consumers, early.nodes)
 
@@ -103,9 +109,12 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
         layer, rule = unit.layer, unit.rule
         if isinstance(layer, Activation):
             keeps = rule.multiplies_input if layer.function == "softmax" and not isinstance(rule, Pass) else False
+            keeps = keeps or (after and isinstance(rule, Pass) and layer.function in ZERO_AT_ZERO)
             keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
         elif unit.operator is not None:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
+        elif isinstance(layer, MatMul) and isinstance(rule, Pass):  # rows of the second factor
+            keeps = after
         elif isinstance(layer, (Multiply, Dot, MatMul)):
             keeps = not isinstance(layer, Multiply) and not isinstance(rule, Gradient)
         elif isinstance(layer, (Maximum, Minimum, Where, Concat, Embedding)) or role(layer) is ROUTE:

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Backend
-from ..kernels.contraction_ops import Divide, Redistribute, Share, Term
+from ..kernels.contraction_ops import Contract, Divide, Output, Redistribute, Share, Term
 from ..kernels.operation import Operation
 from ..kernels.ops import Gather, Scatter
 from ..kernels.program import Program
 from ..rules import Stabilizer
 from .plan import GroupPlan, Plan, Step
 from .trace import GroupTrace, LayerTrace, StepsTrace
+
+#: What a denominator of exactly 0 counts as: far below what rounds, far above where c · z loses digits.
+SMALLEST = {"float32": 1e-24, "float64": 1e-200}
 
 
 class ProgramBuilder:
@@ -127,6 +130,14 @@ class ProgramBuilder:
     def divide(self, r: int, z: int | np.ndarray, out: int, stabilizer: Stabilizer) -> Divide:
         """s = r / stabilized z, as an operation that the caller places."""
         return Divide(r, z, out, float(self.dtype.type(stabilizer.value)), stabilizer.kind)
+
+    def nonzero(self, z: int, size: int) -> int:
+        """z with the smallest of numbers in place of 0, so that relevance that vanishes with z is not lost there."""
+        out = self.buffer(size)
+        one = Term(z, np.ones((1, 1), self.dtype))
+        outputs = (Output(out, zero=SMALLEST[self.dtype.name]),)
+        self.forward.append(Contract((one,), outputs, 1, diagonal=True, tf32=False))
+        return out
 
     def elementwise(self, source: int, x: int, out: int, share: Share) -> Redistribute:
         """out = coefficient · part(x) ⊙ source, as an operation that the caller places."""

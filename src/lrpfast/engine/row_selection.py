@@ -1,15 +1,15 @@
 """Rows that a model selects late, as a class token or the last position, are selected as early as possible.
 
-Dense layers, norms, activations and sums compute each row by itself, and so does attention with each query. Rows that
-are not selected get no relevance either. So the selection moves up through such layers, which then compute its rows
-alone.
+Dense layers, norms, activations and sums compute each row by itself, and so does attention with each query, in one
+layer or written out as products of matrices and a softmax. Rows that are not selected get no relevance either. So the
+selection moves up through such layers, which then compute its rows alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from ..model.layers import (
     Identity,
     Layer,
     LayerNorm,
+    MatMul,
     Multiply,
     Permute,
     Reshape,
     RMSNorm,
     Rotary,
+    Softmax,
     Subtract,
     Take,
 )
@@ -42,7 +44,7 @@ from ..rules.composites import Assignment
 
 Shape = tuple[int, ...]
 #: Layers whose work a selection saves; it does not move for the sake of others alone.
-_HEAVY = (Dense, Attention)
+_HEAVY = (Dense, Attention, MatMul)
 _SUMS = (Add, Average, Multiply, Subtract)
 
 
@@ -131,8 +133,8 @@ def _wanted(node: Node, shapes: Sequence[Shape], rows: Rows, rule: Rule | None) 
     """
     layer, out = node.layer, node.shape
     last = rows.axis == len(out) - 1
-    if rule is not None and any(np.ndim(getattr(rule, f.name)) for f in fields(rule)):
-        return None  # bounds of each feature
+    if rule is not None and rule.has_arrays:
+        return None  # they have a row for each of the input's
     if layer.identity:
         return [rows]
     if isinstance(layer, Activation):
@@ -154,6 +156,12 @@ def _wanted(node: Node, shapes: Sequence[Shape], rows: Rows, rule: Rule | None) 
         return [_of_stretched(rows, shape, out) for shape in shapes]  # type: ignore[arg-type]
     if isinstance(layer, Rotary):
         return [rows] if rows.axis == len(out) - 2 else None
+    if isinstance(layer, MatMul):
+        if rows.axis < len(out) - 2:
+            return [_of_stretched(rows, shape, out) for shape in shapes]  # type: ignore[arg-type]
+        return [rows.on(len(shapes[0]) - (1 if layer.transpose_a else 2)), None]
+    if isinstance(layer, Softmax):
+        return [_of_stretched(rows, shape, out) for shape in shapes]  # type: ignore[arg-type]
     if isinstance(layer, Attention) and rows.axis == len(out) - 2:
         mask = [rows.on(len(s) - 2) if len(s) > 1 and s[-2] > 1 else None for s in shapes[3:]]
         return [rows, None, None, *mask]
@@ -178,19 +186,26 @@ def _on_rows(node: Node, shapes: Sequence[Shape], rows: Rows) -> Layer:
         return Reshape(shape, name=node.name)
     if isinstance(layer, Rotary):
         return replace(layer, cos=layer.cos[index], sin=layer.sin[index], name=node.name)
-    if not isinstance(layer, Attention):
+    if not isinstance(layer, (Attention, Softmax)):
         return layer
-    n, m = shapes[0][-2], shapes[1][-2]
+    scores: Any = node.shape
+    axis = rows.axis - len(scores)
+    if isinstance(layer, Attention):
+        scores, axis = (*scores[:-2], layer.heads, scores[-2], shapes[1][-2]), -2
+    n, m = scores[-2:] if len(scores) > 1 else (1, scores[-1])
 
     def of(array: np.ndarray | None) -> np.ndarray | None:
-        whole = array is None or array.ndim < 2 or array.shape[-2] == 1
-        return array if whole else array[..., index, :]  # type: ignore[index]
+        whole = array is None or array.ndim < -axis or array.shape[axis] == 1
+        return array if whole else np.take(array, index, axis)  # type: ignore[arg-type]
 
     seen = of(layer.mask)
     if layer.window is not None:
-        within = between(layer.window, n, m)[index]
+        within = between(layer.window, n, m)
+        within = within[index] if axis == -2 else within
         seen = within if seen is None else within & (seen != 0)
     seen = None if seen is None or np.all(seen) else seen
+    if isinstance(layer, Softmax):
+        return replace(layer, mask=seen, window=None, name=node.name)
     return replace(layer, mask=seen, bias=of(layer.bias), window=None, name=node.name)
 
 

@@ -1,10 +1,10 @@
-"""Samples of different lengths: lists of arrays, run in groups of one shape, or padded to the model's own."""
+"""Samples of different lengths: lists of arrays, run in groups of one shape, or padded."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from ..kernels.arrays import as_array, as_tensors, is_tensor, module_of, to_host
 from ..kernels.growth import Growth, RunGrowth
 from ..model.graph import Model
 from ..model.layers.base import fits
+from ..model.node import Node
 from .balance import FIELDS, Balance, Conservation, StepBalance
 from .explanation import Explanation
 from .growth import warn
 from .inputs import as_real, is_array
+from .padded_model import PaddedModel
+from .padding import Padding, open_axes
 
 #: An `AnalyzerCore`, whose module imports this one.
 Core = Any
@@ -66,11 +69,21 @@ def arranged(model: Model, x: Any) -> tuple[Any, Sequence[str], Sequences | None
     return x, names, Sequences.of(model, x)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Samples that run together: their numbers, their inputs, and, where they are padded, the model for them."""
+
+    members: list[int]
+    inputs: Any
+    padded: PaddedModel | None = None
+
+
 class Sequences:
     """Samples whose shapes differ.
 
-    Of a model that leaves sizes open, samples of one shape are a group, so that each has the numbers that it has alone.
-    A model of fixed sizes must have a mask among its inputs: samples are padded with zeros, which also hide them.
+    Each has the numbers that it has alone. Of a model that leaves sizes open, samples of similar lengths are a group,
+    padded at their ends, where ``padding.py`` finds that this changes nothing; elsewhere a group has one shape. A model
+    of fixed sizes must have a mask among its inputs: samples are padded with zeros, which also hide them.
 
     Parameters
     ----------
@@ -135,23 +148,70 @@ class Sequences:
                         "dynamic_shapes in torch.export.export, dynamic_axes in torch.onnx.export"
                     )
 
-    def groups(self) -> Iterator[tuple[list[int], Any]]:
-        """The numbers of samples that run together, and their inputs."""
-        members: dict[tuple[Shape, ...], list[int]] = {}
-        for i in range(self.count):
-            members.setdefault(() if self.padded else tuple(column[i].shape for column in self.columns), []).append(i)
-        for shapes in sorted(members):
-            group = members[shapes]
-            inputs = [self._stacked(j, group) for j in range(len(self.columns))]
-            yield group, inputs if len(inputs) > 1 else inputs[0]
+    def groups(self, padding: Padding | None, compiled: Sequence[int]) -> Iterator[Group]:
+        """The samples that run together, and their inputs.
 
-    def _stacked(self, j: int, group: Sequence[int]) -> Any:
-        items = [self.columns[j][i] for i in group]
-        shape: Any = self.model.nodes[self.model.inputs[j]].shape
+        ``padding`` says how samples of an open model are padded, if they are, ``compiled`` for which lengths there are
+        programs.
+        """
         if self.padded:
-            missing = ([(0, m - n) for n, m in zip(item.shape, shape, strict=True)] for item in items)
-            items = [module_of(item).pad(item, widths) for item, widths in zip(items, missing, strict=True)]
-        return module_of(items[0]).stack(items)
+            whole = range(self.count)
+            yield Group(list(whole), self._inputs(whole, [node.shape for node in self._nodes()]))
+            return
+        rest: list[int] = list(range(self.count))
+        if padding is not None and (axes := open_axes(self.model)) is not None:
+            lengths = [self._length(i, axes) for i in rest]
+            ends = padding.buckets(lengths, compiled)
+            rest = []
+            for end in sorted(set(ends)):
+                members = [i for i in range(self.count) if ends[i] == end]
+                group = self._bucket(padding, axes, members, [lengths[i] for i in members], end)
+                if group is None:
+                    rest += members
+                else:
+                    yield group
+        members_of: dict[tuple[Shape, ...], list[int]] = {}
+        for i in rest:
+            members_of.setdefault(tuple(column[i].shape for column in self.columns), []).append(i)
+        for shapes in sorted(members_of):
+            yield Group(members_of[shapes], self._inputs(members_of[shapes], shapes))
+
+    def _length(self, i: int, axes: Sequence[int]) -> int:
+        """The length of a sample in all inputs; 0 where they differ, or where it does not fit the model."""
+        shapes = [column[i].shape for column in self.columns]
+        lengths = {shape[axis] for shape, axis in zip(shapes, axes, strict=True)}
+        fitting = all(fits(shape, node.shape) for shape, node in zip(shapes, self._nodes(), strict=True))
+        return lengths.pop() if len(lengths) == 1 and fitting else 0
+
+    def _bucket(
+        self, padding: Padding, axes: Sequence[int], members: list[int], lengths: Sequence[int], end: int
+    ) -> Group | None:
+        """Samples that are padded to one length; None where they have it, or padding would change numbers."""
+        if min(lengths) in (0, 1, end):
+            return None
+        padded = padding.to(end, min(lengths)) or (
+            padding.to(max(lengths), min(lengths)) if min(lengths) < max(lengths) < end else None
+        )
+        if padded is None:
+            return None
+        shapes: list[Shape] = [
+            tuple(padded.length if k == axis else n for k, n in enumerate(self.columns[j][members[0]].shape))
+            for j, axis in enumerate(axes)
+        ]
+        inputs = self._stacked_columns(members, shapes)
+        inputs += [module_of(inputs[0]).asarray(mask) for mask in padded.mask_values(lengths)]
+        return Group(members, inputs if len(inputs) > 1 else inputs[0], padded)
+
+    def _nodes(self) -> list[Node]:
+        return [self.model.nodes[i] for i in self.model.inputs]
+
+    def _inputs(self, group: Sequence[int], shapes: Sequence[Any]) -> Any:
+        inputs = self._stacked_columns(group, shapes)
+        return inputs if len(inputs) > 1 else inputs[0]
+
+    def _stacked_columns(self, group: Sequence[int], shapes: Sequence[Any]) -> list[Any]:
+        """The inputs of some samples, padded with zeros to the shapes of each input."""
+        return [_stacked([column[i] for i in group], shape) for column, shape in zip(self.columns, shapes, strict=True)]
 
     def target(self, target: Any, group: Sequence[int]) -> Any:
         """The target of some samples."""
@@ -164,13 +224,14 @@ class Sequences:
             raise ShapeError(f"target has {len(rows)} entries, one for each sample, and there are {self.count} samples")
         return [rows[i] for i in group] if isinstance(rows, list) else rows[list(group)]
 
-    def join(self, parts: Sequence[tuple[list[int], Any]]) -> Any:
+    def join(self, parts: Sequence[tuple[Group, Any]]) -> Any:
         """The relevance of all samples, from that of the groups: a list of arrays, or a list of lists."""
         joined: list[list[Any]] = [[None] * self.count for _ in self.columns]
         for group, part in parts:
-            for j, array in enumerate(part if len(self.columns) > 1 else [part]):
-                for i, row in zip(group, array, strict=True):
-                    joined[j][i] = self._trimmed(i, j, row) if self.padded else row
+            arrays = part if isinstance(part, (list, tuple)) else [part]
+            for j, array in enumerate(arrays[: len(self.columns)]):  # not of the masks that padding needs
+                for i, row in zip(group.members, array, strict=True):
+                    joined[j][i] = self._trimmed(i, j, row) if self.padded or group.padded else row
         result = [as_tensors(column) if self.tensors else column for column in joined]
         return result if len(result) > 1 else result[0]
 
@@ -185,15 +246,35 @@ class Sequences:
             )
         return inner
 
-    def run(self, compute: Callable[[list[int], Any], Any]) -> list[tuple[list[int], Any]]:
-        """What a function makes of each group; errors name a sample by its number in the list."""
+    def run(
+        self,
+        compute: Callable[[Group], Any],
+        padding: Padding | None = None,
+        compiled: Sequence[int] = (),
+    ) -> list[tuple[Group, Any]]:
+        """What a function makes of each group, as `groups`; errors name a sample by its number in the list."""
         parts = []
-        for group, x in self.groups():
+        for group in self.groups(padding, compiled):
             try:
-                parts.append((group, compute(group, x)))
+                parts.append((group, compute(group)))
             except SampleError as error:
-                raise SampleError(error.text, group[error.sample], error.feature) from None
+                at = group.members[error.sample]
+                if group.padded is not None:  # its features are counted in what was padded
+                    alone = Group([at], self._inputs([at], [column[at].shape for column in self.columns]))
+                    try:
+                        compute(alone)
+                    except SampleError as own:
+                        error = own
+                raise SampleError(error.text, at, error.feature) from None
         return parts
+
+
+def _stacked(items: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Samples as one array, padded at their ends to a shape."""
+    missing = ([(0, m - n) for n, m in zip(item.shape, shape, strict=True)] for item in items)
+    pairs = zip(items, missing, strict=True)
+    padded = [module_of(item).pad(item, widths) if any(m for _, m in widths) else item for item, widths in pairs]
+    return module_of(padded[0]).stack(padded)
 
 
 def numbered(numbers: Sequence[int], notes: Sequence[tuple[int, RunGrowth]]) -> list[tuple[int, RunGrowth]]:
@@ -210,33 +291,53 @@ def analyze(core: Core, samples: Sequences, target: Any, out: Any, conditions: A
     """`Analyzer.analyze` of samples of different lengths; returns as many arrays."""
     if out is not None:
         raise InputError("out is for samples of one shape: leave it out, and take the list that comes back")
+    relevance, growth, explanations = explained(core, samples, target, conditions)
+    warn(growth, explanations, core.settings.rectify)
+    return relevance
+
+
+def explained(
+    core: Core, samples: Sequences, target: Any, conditions: Any = None, *, exact: bool = False
+) -> tuple[Any, Growth, int]:
+    """The relevance of samples of different lengths, its growth, and the number of explanations.
+
+    Where not ``exact``, growth is that of a part of the features.
+    """
     target = core.settings.target if target is None else target
     notes: list[tuple[int, RunGrowth]] = []
     explanations, conserving = 0, True
 
-    def compute(group: list[int], x: Any) -> Any:
+    def compute(group: Group) -> Any:
         nonlocal explanations, conserving
         own: list[Any] = []
-        fixed = core.fixed(x)
-        own_target = samples.target(target, group)
-        relevance = fixed.analyze(x, own_target, notes=own, exact=False, conditions=conditions)
-        first, one = (relevance[0], x[0]) if len(samples.columns) > 1 else (relevance, x)
+        fixed = core.fixed(group.inputs) if group.padded is None else core.for_padded(group.padded)
+        own_target = samples.target(target, group.members)
+        relevance = fixed.analyze(group.inputs, own_target, notes=own, exact=exact, conditions=conditions)
+        several = isinstance(group.inputs, list)
+        first, one = (relevance[0], group.inputs[0]) if several else (relevance, group.inputs)
         explanations += math.prod(first.shape) // max(1, math.prod(one.shape[1:]))
         conserving = fixed.conserves
-        notes.extend(numbered(group, own))
+        notes.extend(numbered(group.members, own))
         return relevance
 
-    parts = samples.run(compute)
-    if notes:
-        notes.sort(key=lambda note: note[1].first_zero)
-        warn(Growth.of(notes, conserving), explanations, core.settings.rectify)
-    return samples.join(parts)
+    if conditions is None:
+        parts = samples.run(compute, core.padding, core.padded_lengths)
+    else:  # which name neurons of layers as long as the samples
+        parts = samples.run(compute)
+    notes.sort(key=lambda note: note[1].first_zero)
+    return samples.join(parts), Growth.of(notes, conserving), explanations
 
 
 def explain(core: Core, samples: Sequences, target: Any, layers: bool) -> Explanation:
     """`Analyzer.explain` of samples of different lengths."""
     target = core.settings.target if target is None else target
-    parts = samples.run(lambda group, x: core.fixed(x).explain(x, samples.target(target, group), layers, group))
+
+    def compute(group: Group) -> Explanation:
+        own = samples.target(target, group.members)
+        explanation: Explanation = core.fixed(group.inputs).explain(group.inputs, own, layers, group.members)
+        return explanation
+
+    parts = samples.run(compute)
     explanations = [e for _, e in parts]
     order = _order(parts)
     targets = [e.target for e in explanations]
@@ -251,7 +352,7 @@ def explain(core: Core, samples: Sequences, target: Any, layers: bool) -> Explan
     )
 
 
-def joined_outputs(parts: Sequence[tuple[list[int], Any]]) -> Any:
+def joined_outputs(parts: Sequence[tuple[Group, Any]]) -> Any:
     """The outputs of all samples, from those of the groups; a list of several outputs."""
     order = _order(parts)
     if not isinstance(parts[0][1], list):
@@ -259,9 +360,9 @@ def joined_outputs(parts: Sequence[tuple[list[int], Any]]) -> Any:
     return [_joined(order, arrays) for arrays in zip(*(output for _, output in parts), strict=True)]
 
 
-def _order(parts: Sequence[tuple[list[int], Any]]) -> np.ndarray:
+def _order(parts: Sequence[tuple[Group, Any]]) -> np.ndarray:
     """Where each sample is among those of the groups."""
-    return np.argsort(np.concatenate([group for group, _ in parts]), kind="stable")
+    return np.argsort(np.concatenate([group.members for group, _ in parts]), kind="stable")
 
 
 def _joined(order: np.ndarray, arrays: Sequence[Any]) -> Any:

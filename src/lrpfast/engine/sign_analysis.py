@@ -18,6 +18,7 @@ from ..model.layers import (
     StepMask,
     Where,
 )
+from ..rules import Pass
 from ..rules.roles import ROUTE, role
 from .graph_ir import PlanNode
 from .operators import Operator
@@ -57,6 +58,8 @@ def signs_of(units: Sequence[PlanNode], count: int, inputs: dict[int, int]) -> l
             sign = 1
         elif isinstance(layer, Embedding):
             sign = sign_of(layer.table)
+        elif isinstance(layer, MatMul) and isinstance(unit.rule, Pass):  # rows of the second factor
+            sign = got[1]
         elif isinstance(layer, (Multiply, Dot, MatMul)):
             sign = int(np.prod(got))
         elif isinstance(layer, Where):

@@ -231,6 +231,12 @@ class Rule:
         raise RuleError(f"{type(self).__name__} has no groups: it is no rule for layers with weights")
 
     @property
+    def has_arrays(self) -> bool:
+        """Whether a parameter has a value for each feature, as bounds may."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return any(isinstance(value, np.ndarray) and value.ndim for value in values)
+
+    @property
     def multiplies_input(self) -> bool:
         """Whether relevance is proportional to x, so that x = 0 receives none."""
         return all(p.input in ("x", "x+", "x-", "|x|") for g in self.groups() for p in g.products)
