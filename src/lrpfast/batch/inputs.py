@@ -150,7 +150,7 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
     if len(names) == 1:
         if isinstance(source, Mapping) and not dataset and set(source) == set(names):
             source = source[names[0]]
-        return fitted(open_source(source, select=select, fill_nan=fill_nan), _expected(model.input_shape, mask))
+        return fitted(open_source(source, select=select, fill_nan=fill_nan), expected_sample(model.input_shape, mask))
     listed = ", ".join(map(repr, names))
     if isinstance(source, (str, os.PathLike)):
         path, inside = split(os.fsdecode(source))
@@ -188,7 +188,7 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
         raise
 
 
-def _expected(features: Any, mask: Any) -> tuple[int | None, ...]:
+def expected_sample(features: Any, mask: Any) -> tuple[int | None, ...]:
     """One sample's shape, in which axes of length 1 may differ from the data's; of a mask's grid, any size."""
     if mask is None:
         return tuple(features)
