@@ -340,6 +340,7 @@ def make_conservation(
             texts.append(
                 f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
                 f"(sample {sample}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of "
-                f"{counted(len(growth), 'sample')}): its denominators nearly vanish, so that single values mean little. {remedy}"
+                f"{counted(len(growth), 'sample')}): its denominators nearly vanish, so that single values mean "
+                f"little. {remedy}"
             )
     return Conservation(balances), texts

@@ -141,8 +141,8 @@ class _Writer:
         x, targets = self._subset()
         count = len(x)
         page.paragraph(
-            f"Balance, sparsity and flipped features are of {counted(count, 'sample')} at equal distances; counts are of "
-            f"all {c.samples:,}.",
+            f"Balance, sparsity and flipped features are of {counted(count, 'sample')} at equal distances; counts "
+            f"are of all {c.samples:,}.",
             soft=True,
         )
         with warnings.catch_warnings():
