@@ -98,6 +98,8 @@ setup(
             Extension(
                 "lrpfast.batch._moments",
                 ["src/lrpfast/batch/_moments.pyx"],
+                depends=["src/lrpfast/batch/transpose.h"],
+                include_dirs=["src/lrpfast/batch"],
                 define_macros=MACROS,
                 extra_compile_args=FLAGS,
                 extra_link_args=LINK,

@@ -305,7 +305,7 @@ def test_normalize(how, files, x, capsys):
     scale[2] = 1
     np.testing.assert_allclose(got, plain / scale[:, None], rtol=1e-5, atol=1e-7)
     what = "largest |R|" if how == "maxabs" else "sum"
-    assert f"1 of {len(x)} explanations are not normalized: their {what} is 0" in capsys.readouterr().out
+    assert f"not normalized, because the {what} is 0: 1 of {len(x)} explanations" in capsys.readouterr().out
 
 
 # Whole data sets: what the options stand for; tests/test_stream.py has the rest

@@ -93,7 +93,7 @@ def test_masks(capsys):
     fewer[0, 0] = False
     np.save("ocean.npy", fewer)
     found = examined(capsys, model_of(False, 11), x, "--mask", "ocean.npy")
-    assert found["mask"] == ("warning", "leaves out 1 points that have values in all samples that were read")
+    assert found["mask"] == ("warning", "leaves out 1 point with a value in all samples that were read")
     np.save("ocean.npy", np.ones((3, 5), bool))
     assert examined(capsys, model_of(False), x, "--mask", "ocean.npy", code=1)["mask"][0] == "error"
 

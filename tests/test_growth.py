@@ -90,7 +90,7 @@ def test_maps_of_zeros_and_why(name, bias, x, why):
     make = lrpfast.create_analyzer if name == "deep_taylor" else lambda n, m: lrpfast.Analyzer(m, n)
     analyzer = make(name, model)
     (warning,) = told(analyzer.analyze, np.array([x, [1.0, 3.0]][:1]))
-    assert "1 of 1 explanations are zero everywhere" in str(warning.message) and why in str(warning.message)
+    assert "1 of 1 explanation is zero everywhere" in str(warning.message) and why in str(warning.message)
 
 
 def test_legitimate_settings_are_quiet():
@@ -157,7 +157,7 @@ def test_masked_features_do_not_count():
     analyzer = lrpfast.Analyzer(DIFFERENCE, rules.Zero(), mask_nan=True)
     x = np.array([[np.nan, 1.0], [np.nan, np.nan]])
     (warning,) = told(analyzer.analyze, x)
-    assert "1 of 2 explanations are zero everywhere, the first of them of sample 1" in str(warning.message)
+    assert "1 of 2 explanations is zero everywhere, the first of them of sample 1" in str(warning.message)
 
 
 def test_several_targets_are_counted_each():

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -646,6 +647,17 @@ def test_projections(tmp_path):
     with pytest.warns(UserWarning, match="downloads nothing"):
         figure = heatmap(array, kind="map", projection="Robinson")
     assert all(isinstance(ax.projection, crs.Robinson) for ax in panels(figure))
+    with pytest.warns(UserWarning, match="downloads nothing") as caught:  # once, not for every panel
+        figure = heatmap(array, kind="map")
+    assert len([one for one in caught if "coast lines" in str(one.message)]) == 1
+    assert caught[0].filename == __file__
+    np.testing.assert_array_equal(drawn(figure), array.values[:, ::-1])  # its own pixels, in any file
+    left, right, low, high = panels(figure)[0].images[0].get_extent()
+    assert (left, right, low, high) == (-180, 180, -65, 65)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        region = heatmap(array.isel(lon=slice(2, 5)), kind="map")
+    assert list(panels(region)[0].images[0].get_extent()) == [45, 135, -65, 65]
     with pytest.raises(InputError, match="projection must be"):
         heatmap(array, kind="map", projection="flat")
 

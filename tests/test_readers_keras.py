@@ -835,6 +835,22 @@ def test_models_of_keras_and_paths_wherever_a_model_is_taken(tmp_path):
         assert one.analyze(X).tobytes() == two.analyze(X).tobytes()
 
 
+def test_an_ensemble_of_live_models_and_a_report(tmp_path):
+    """What takes several models, or an analyzer, takes those of Keras."""
+    config = sequential(entry(), *two_layers())
+    others = {name: [-2 * array for array in arrays] for name, arrays in WEIGHTS.items()}
+    live = {"a": fake_keras(config, WEIGHTS), "b": fake_keras(config, others)}
+    done = lrpfast.Ensemble(live, "epsilon").stream(X, statistics=True, progress=False)
+    each = [
+        lrpfast.Analyzer(from_keras(model), "epsilon").analyze(X).mean(0, dtype=np.float64) for model in live.values()
+    ]
+    np.testing.assert_allclose(done.mean[0], np.mean(each, 0), rtol=1e-12)
+    listed = lrpfast.Ensemble(list(live.values()), "epsilon").stream(X, statistics=True, progress=False)
+    np.testing.assert_array_equal(listed.mean, done.mean)
+    files = lrpfast.Analyzer(live["a"], "epsilon").stream(X, tmp_path / "r.npy", progress=False)
+    assert files.record["model"] == "net"
+
+
 # iNNvestigate's until_layer_idx: an index into Keras's model.layers, which has no Input in a Sequential.
 
 

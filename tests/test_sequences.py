@@ -176,7 +176,7 @@ def test_errors_and_warnings_name_the_sample():
     silent = [x.copy() for x in SAMPLES]
     silent[3][:] = 0
     zero = lrpfast.from_layers([L.Dense(normal(0, 8, 8)), L.GlobalMaxPool()], input_shape=(None, 8))
-    with pytest.warns(lrpfast.VanishingWarning, match="1 of 6 explanations are zero.*of sample 3"):
+    with pytest.warns(lrpfast.VanishingWarning, match="1 of 6 explanations is zero.*of sample 3"):
         lrpfast.Analyzer(zero, "epsilon", target=0, device="cpu").analyze(silent)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

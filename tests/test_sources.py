@@ -615,10 +615,11 @@ def test_a_mask_picks_features(tmp_path):
             open_mask(wrong)
 
 
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "f8", "i8", "i2", "?"])
 @pytest.mark.parametrize("window", [1, 7, 1000])
-@pytest.mark.parametrize("shape", [(23, 6), (23, 2, 3), (23, 2, 1, 3), (23, 1), (1, 5), (23, 0), (0, 4)])
-def test_an_array_in_fortran_order_is_read_by_windows_of_rows(shape, window, tmp_path, monkeypatch):
-    x = np.asfortranarray(np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+@pytest.mark.parametrize("shape", [(23, 6), (23, 2, 3), (23, 2, 1, 3), (23, 1), (1, 5), (23, 0), (0, 4), (70, 43, 61)])
+def test_an_array_in_fortran_order_is_read_by_windows_of_rows(shape, window, dtype, tmp_path, monkeypatch):
+    x = np.asfortranarray(np.arange(np.prod(shape), dtype=np.float32).reshape(shape).astype(dtype))
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr("lrpfast.batch.sources.mapped._WINDOW", window * 24)
     monkeypatch.setattr("lrpfast.batch.sources.fortran._FEATURES", 4)
@@ -626,8 +627,30 @@ def test_an_array_in_fortran_order_is_read_by_windows_of_rows(shape, window, tmp
     for of in (tmp_path / "x.npy", x):
         with open_source(of) as source:
             for first in [row for row in (0, 5, 3, 20) if row <= len(x)]:
-                out = np.empty((4, *shape[1:]), np.float32)
+                out = np.empty((4, *shape[1:]), source.dtype)
                 np.testing.assert_array_equal(
                     source.read_into(first, min(first + 4, len(x)), out), x[first : first + 4]
                 )
             np.testing.assert_array_equal(source.read(0, len(x)), x)
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint64])
+@pytest.mark.parametrize("samples", [1, 3, 4, 15, 16, 17, 33, 100])
+@pytest.mark.parametrize("features", [1, 3, 4, 5, 23, 30, 1023, 1025, 2051])
+def test_transposition(features, samples, kind):
+    """All edges of its blocks and panels, in any range of features, with an order and without."""
+    from lrpfast.batch._moments import transpose
+
+    rng = np.random.default_rng(features)
+    x = rng.integers(0, 2**31, size=(features, samples + 7)).astype(kind)[:, 2 : 2 + samples]
+    for order in (None, rng.permutation(features)):
+        rows = np.zeros((samples, features), kind)
+        border = int(rng.integers(features + 1))
+        transpose(x, order, rows, border, features)
+        assert not rows[:, :border].any()
+        transpose(x, order, rows, 0, border)
+        np.testing.assert_array_equal(rows, (x if order is None else x[order]).T)
+    for wrong in ((x, None, rows, 0, features + 1), (x, None, rows[:-1], 0, 1), (x[:, ::2], None, rows, 0, 1)):
+        if wrong[0].shape[1] != samples or len(wrong[2]) != samples or wrong[4] > features:
+            with pytest.raises(ValueError, match="samples of a feature|fewer features"):
+                transpose(*wrong)

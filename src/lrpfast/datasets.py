@@ -160,7 +160,8 @@ class DatasetMethods:
         -------
         array
             A Dask array for a Dask array. For an xarray.DataArray another, called "relevance", with the dimensions,
-            coordinates and attributes of ``x``, and with its provenance as attributes.
+            coordinates and attributes of ``x``, and with its provenance as attributes; ``x`` may have more or fewer
+            axes of length 1 than the model.
 
         Raises
         ------

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Real = TypeVar("_Real", np.float32, np.float64)
+_Item = TypeVar("_Item", np.uint32, np.uint64)
 
 NORMALIZERS: dict[str, int]
 COLUMNS: int
@@ -34,3 +35,6 @@ def align(counts: NDArray[np.uint32], octaves: NDArray[np.int16], new_octaves: N
 def locate(counts: NDArray[np.uint32], ranks: NDArray[np.int64], buckets: NDArray[np.int64]) -> None: ...
 def divide(x: NDArray[_Real], normalizer: int, first: int, last: int) -> int: ...
 def outside(x: NDArray[_Real], low: NDArray[np.float64], high: NDArray[np.float64], first: int, last: int) -> int: ...
+def transpose(
+    features: NDArray[_Item], order: NDArray[np.int64] | None, rows: NDArray[_Item], first: int, last: int
+) -> None: ...

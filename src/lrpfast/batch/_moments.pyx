@@ -1,4 +1,4 @@
-"""The loops of `moment_tree`, `sketch`, `normalize` and `bounds` over columns or rows, without Python.
+"""The loops of `moment_tree`, `sketch`, `normalize`, `bounds` and `sources.fortran`, without Python.
 
 Every function works on the columns (or rows) from ``first`` to ``last`` alone, so that threads can share an array.
 No result depends on how they share it: columns do not meet, and a row's sum has a fixed order.
@@ -305,3 +305,37 @@ def outside(const real[:, ::1] x, const double[::1] low, const double[::1] high,
                 row_count += (x[i, j] < low[j]) | (x[i, j] > high[j])
             count += row_count
     return count
+
+
+cdef extern from "transpose.h" nogil:
+    void transpose_4(const uint32_t* features, Py_ssize_t stride, const int64_t* order, uint32_t* out,
+                     Py_ssize_t out_stride, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples)
+    void transpose_8(const uint64_t* features, Py_ssize_t stride, const int64_t* order, uint64_t* out,
+                     Py_ssize_t out_stride, Py_ssize_t first, Py_ssize_t last, Py_ssize_t samples)
+
+ctypedef fused item:
+    uint32_t
+    uint64_t
+
+
+def transpose(const item[:, :] features, const int64_t[::1] order, item[:, ::1] rows, Py_ssize_t first,
+              Py_ssize_t last):
+    """Copy ``features`` (features, samples), whose samples are adjacent, to the columns of ``rows``.
+
+    Column i is feature ``order[i]``, or feature i where ``order`` is None. Both arrays must hold as many samples.
+    """
+    cdef Py_ssize_t samples = rows.shape[0], stride = features.strides[0] // <Py_ssize_t>sizeof(item)
+    cdef const int64_t* index = NULL if order is None else &order[0]
+    if features.shape[1] != samples or features.strides[1] != sizeof(item) or features.strides[0] % sizeof(item):
+        raise ValueError("the samples of a feature must be adjacent, and as many as there are rows")
+    if not 0 <= first <= last <= rows.shape[1] or (order is None and last > features.shape[0]):
+        raise ValueError("there are fewer features")
+    if first == last or samples == 0:
+        return
+    with nogil:
+        if item is uint32_t:
+            transpose_4(&features[0, 0], stride, index, &rows[0, 0], rows.strides[0] // <Py_ssize_t>sizeof(item),
+                        first, last, samples)
+        else:
+            transpose_8(&features[0, 0], stride, index, &rows[0, 0], rows.strides[0] // <Py_ssize_t>sizeof(item),
+                        first, last, samples)

@@ -16,7 +16,9 @@ import numpy as np
 
 from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
+from ..engine.provenance import array_text
 from ..errors import InputError, ShapeError
+from .inputs import expected_sample
 from .job import Job, prepare_sink
 from .masks import Gridded, Masked, on_grid, open_mask_for
 from .metadata import stacked_indexes, to_xarray
@@ -26,6 +28,7 @@ from .optional_import import import_optional
 from .scatter import scatter
 from .sinks import Sink, named
 from .sources import Source, is_paths, open_source, reopened
+from .sources.fit import fitted
 from .sources.paths import absolute
 from .statistics import Statistics
 from .targets import is_per_sample, target_of_run, wrong_count
@@ -56,21 +59,29 @@ def map_array(
     preparation = Preparation.of(part, normalize)
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
+            labels, data = source.labels, x.data
+            if isinstance(core.input_shape, tuple):
+                source = fitted(source, expected_sample(core.input_shape, mask))
+            fits = source.shape == tuple(x.shape)
             grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
-            result, job = _lazy_map(core, x.data, target, preparation, grid)
-            return to_xarray(result, source.labels, job.record, stacked_indexes(x))
+            data = data if fits else data.reshape(source.shape)
+            result, record = _lazy_map(core, data, target, preparation, grid)
+            if not fits:  # axes of length 1 as the caller's array has them
+                result = result.reshape(*result.shape[: result.ndim - data.ndim + 1], *x.shape[1:])
+            return to_xarray(result, labels, record, stacked_indexes(x))
     grid = None if mask is None else open_mask_for(core.input_shape, mask)
     return _lazy_map(core, x, target, preparation, grid)[0]
 
 
 def _lazy_map(
     core: AnalyzerCore, x: Any, target: Any, preparation: Preparation, grid: np.ndarray | None
-) -> tuple[Any, Job]:
+) -> tuple[Any, dict[str, str]]:
+    """The map, and its provenance."""
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
         job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, preparation=preparation)
-        return _explain_block(x, None, job=job, grid=grid), job
+        return _explain_block(x, None, job=job, grid=grid), job.record
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
     da, delayed = import_optional("dask.array", "a lazy map"), import_optional("dask", "a lazy map").delayed
@@ -86,6 +97,8 @@ def _lazy_map(
             raise wrong_count(len(x), np.shape(target))
         if isinstance(target, list) and name is None:
             core.fixed(np.empty((0, *_feature_shape(x.shape, grid)[1:]), x.dtype)).check_target(target)
+        lazy_target = _is_lazy(target)
+        target_text = f"array {target.shape} {target.dtype}" if lazy_target else array_text(np.asarray(target))
         target = da.asarray(target)
         target = target.rechunk({0: x.chunks[0], **{axis: -1 for axis in range(1, target.ndim)}})
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
@@ -106,11 +119,11 @@ def _lazy_map(
         dtype=job.dtype,
         meta=np.empty((0,) * (1 + len(map_shape)), job.dtype),
     )
-    return result, job
+    return result, {**job.record, "target": target_text} if each else job.record
 
 
 def _is_lazy(x: Any) -> bool:
-    return hasattr(x, "__dask_graph__") and hasattr(x, "chunks")
+    return hasattr(x, "__dask_graph__") and getattr(x, "chunks", None) is not None
 
 
 def _feature_shape(shape: RowsShape, grid: np.ndarray | None) -> RowsShape:

@@ -159,7 +159,7 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
                     ragged.close()
                     raise InputError("select= and fill_nan= are for samples of one shape, and these differ in length")
                 return ragged
-        return fitted(open_source(source, select=select, fill_nan=fill_nan), _expected(model.input_shape, mask))
+        return fitted(open_source(source, select=select, fill_nan=fill_nan), expected_sample(model.input_shape, mask))
     listed = ", ".join(map(repr, names))
     if isinstance(source, (str, os.PathLike)):
         path, inside = split(os.fsdecode(source))
@@ -197,7 +197,7 @@ def open_inputs(model: Model, source: Any, mask: Any = None, *, select: Any = No
         raise
 
 
-def _expected(features: Any, mask: Any) -> tuple[int | None, ...]:
+def expected_sample(features: Any, mask: Any) -> tuple[int | None, ...]:
     """One sample's shape, in which axes of length 1 may differ from the data's; of a mask's grid, any size."""
     if mask is None:
         return tuple(features)

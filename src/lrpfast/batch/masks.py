@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engine.provenance import array_text
 from ..errors import InputError, ShapeError
-from .align import aligned
+from .align import aligned, kind_of
 from .metadata import ArrayMetadata, Coord
 from .sample_arrays import Beside
 from .scatter import put, scatter
@@ -44,6 +44,12 @@ def open_mask(mask: Any, data: Source | None = None) -> np.ndarray:
         raise InputError(f"{source.name}: the mask is False everywhere, no feature is left")
     if labels is None or data is None or data.labels is None:
         return booleans
+    samples = data.labels.dims[0]
+    if len(data.labels.dims) > values.ndim and kind_of(data.labels, samples) is not None:
+        raise InputError(
+            f"{data.name}: samples lie along the first axis, and that is {samples!r}; put theirs first, in xarray by "
+            "transpose('time', ...)"
+        )
     aligned_mask = aligned(booleans, labels, source.name, data.labels, data.is_part_of_grid)
     if not aligned_mask.any():
         raise InputError(f"{source.name}: the mask is False everywhere in the part of the data that is selected")

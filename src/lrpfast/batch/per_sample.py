@@ -18,6 +18,8 @@ from .times import SEASONS, times_of
 
 #: The value of ``group_by`` that groups samples by the class that the model predicts.
 PREDICTION = "prediction"
+#: The libraries whose arrays have a name that says what they hold.
+_WITH_NAMES = ("xarray", "pandas")
 #: The targets that are texts and no files.
 TARGETS = ("max", "all")
 
@@ -98,6 +100,9 @@ def groups_of(group_by: Any, data: Source) -> Any:
     values = selected_samples(labels(group_by, "group_by", None), data)
     if isinstance(group_by, str) and split(_expanded(group_by)[0])[1] is not None:  # a variable's name says what
         return Labels(values, group_by, ())
+    own_name = getattr(group_by, "name", None) if type(group_by).__module__.split(".")[0] in _WITH_NAMES else None
+    if isinstance(own_name, str) and own_name:
+        return Labels(values, own_name, SEASONS if set(values.tolist()) <= set(SEASONS) else ())
     return values
 
 

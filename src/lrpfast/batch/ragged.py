@@ -20,7 +20,6 @@ from ..kernels.growth import Growth
 from ..output import beside, check_target
 from ..version import __version__
 from .compression import check_compression, of_relevance
-from .job import is_per_sample, wrong_count
 from .journal import ANEW, EXACT, Journal, locked
 from .metadata import history
 from .path_conflicts import check_no_overlap
@@ -30,6 +29,7 @@ from .settings import StreamSettings
 from .sinks.contents import check_replaced
 from .sinks.ragged import RaggedFile
 from .sources.ragged import RaggedSource
+from .targets import is_per_sample, wrong_count
 
 #: Positions that are explained together, so that samples of similar lengths meet; and the largest number of samples.
 POSITIONS, MOST_SAMPLES = 1 << 15, 1 << 13

@@ -133,7 +133,7 @@ def _mask(features: Masked, rows: np.ndarray) -> Finding:
         return Finding("error", "mask", f"{text}: is it the mask of these data, and True where the model has features?")
     if outside and missing.any():
         return Finding(
-            "warning", "mask", f"leaves out {outside:,} points that have values in all samples that were read"
+            "warning", "mask", f"leaves out {counted(outside, 'point')} with a value in all samples that were read"
         )
     return Finding(
         "ok", "mask", f"{int(mask.sum()):,} of {mask.size:,} points; values there in all samples that were read"
@@ -161,11 +161,13 @@ def _missing(x: np.ndarray, data: Source, arguments: argparse.Namespace) -> Iter
     nan, infinite = np.isnan(x), np.isinf(x)
     if infinite.any():
         yield Finding(
-            "error", "infinity", f"{int(infinite.sum()):,} values are infinite, the first at {_first(infinite)}"
+            "error", "infinity", f"infinite: {counted(int(infinite.sum()), 'value')}, the first at {_first(infinite)}"
         )
     if nan.any():
         samples = int(nan.reshape(len(x), -1).any(1).sum())
-        text = f"{samples:,} of {len(x):,} samples have NaN among the model's features, the first at {_first(nan)}"
+        text = (
+            f"NaN among the model's features in {samples:,} of {counted(len(x), 'sample')}, the first at {_first(nan)}"
+        )
         cure = "--mask FILE leaves points out, --mask-nan says that NaN does not count, --fill-nan 0 replaces it"
         yield (
             Finding("ok", "NaN", f"{text}; it does not count")

@@ -134,9 +134,9 @@ def _report(arguments: argparse.Namespace, done: Streamed, files: Sequence[str])
     if done.not_normalized:
         divisor = " or ".join(NORMALIZATIONS[name] for name in arguments.normalize)
         maps = done.explanations * len(arguments.layers or [0])
-        print(f"{done.not_normalized:,} of {maps:,} explanations are not normalized: their {divisor} is 0")
+        print(f"not normalized, because the {divisor} is 0: {done.not_normalized:,} of {counted(maps, 'explanation')}")
     if done.resumed:
-        print(f"went on after {done.resumed:,} samples that an earlier run had done")
+        print(f"went on after {counted(done.resumed, 'sample')} of an earlier run")
     fresh = done.explanations * (done.samples - done.resumed) // max(1, done.samples)
     name = " and ".join(files) if len(files) > 1 else arguments.output
     outputs = [] if arguments.output is None else [f"{name}, {done.dtype} {_shapes(done.shape)}"]
@@ -166,7 +166,7 @@ def _doubtful(done: Streamed) -> str:
     """The text with the numbers of explanations that mean little; empty if there are none."""
     kinds = {"amplified": done.amplified, "nearly vanished": done.vanished, "zero everywhere": done.zero_maps}
     counts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
-    return f"; of {done.explanations:,} explanations, {', '.join(counts)}" if counts else ""
+    return f"; of {counted(done.explanations, 'explanation')}, {', '.join(counts)}" if counts else ""
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ class StepBalance:
 
     def __repr__(self) -> str:
         samples, steps = self.incoming.shape
-        return f"<lrpfast.StepBalance of {steps} steps, {samples} samples>"
+        return f"<lrpfast.StepBalance of {counted(steps, 'step')}, {counted(samples, 'sample')}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -339,7 +339,8 @@ def make_conservation(
             )
             texts.append(
                 f"{name}: {describe(trace.step.rule)} multiplies relevance {growth[worst]:,.0f}-fold "
-                f"(sample {sample}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of {len(growth)} samples): "
-                f"its denominators nearly vanish, so that single values mean little. {remedy}"
+                f"(sample {sample}; more than {AMPLIFICATION_LIMIT:g}-fold in {many} of "
+                f"{counted(len(growth), 'sample')}): its denominators nearly vanish, so that single values mean "
+                f"little. {remedy}"
             )
     return Conservation(balances), texts

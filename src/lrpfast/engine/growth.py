@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import AmplificationWarning, VanishingWarning
 from ..kernels.growth import COUNTS, LEAST, MOST, Growth
 from ..rules import AttnLRP, Gradient, Taylor
+from ..table import counted
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def warn(growth: Growth, explanations: int, rectifies: bool, layers: Sequence[st
 
 
 def _of(growth: Growth, explanations: int) -> str:
-    return f"{explanations:,} explanations" + (f", of which 1 in {growth.step} were looked at" * (growth.step > 1))
+    return counted(explanations, "explanation") + (f", of which 1 in {growth.step} were looked at" * (growth.step > 1))
 
 
 #: The expression that shows where relevance grew or went, if no sample is known.
@@ -113,4 +114,5 @@ def zero_texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
         cures.append(_look(growth.first_zero))
     first = f", the first of them of sample {growth.first_zero}" if growth.first_zero >= 0 else ""
     advice = f"; {', or '.join(cures)}" if cures else ""
-    return [f"{growth.zero:,} of {_of(growth, explanations)} are zero everywhere{first}: {', '.join(why)}{advice}"]
+    verb = "is" if growth.zero == 1 else "are"
+    return [f"{growth.zero:,} of {_of(growth, explanations)} {verb} zero everywhere{first}: {', '.join(why)}{advice}"]

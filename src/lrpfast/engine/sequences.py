@@ -320,10 +320,9 @@ def explained(
         notes.extend(numbered(group.members, own))
         return relevance
 
-    if conditions is None:
-        parts = samples.run(compute, core.padding, core.padded_lengths)
-    else:  # which name neurons of layers as long as the samples
-        parts = samples.run(compute)
+    # conditions name neurons of layers as long as the samples
+    padded = (core.padding, core.padded_lengths) if conditions is None else ()
+    parts = samples.run(compute, *padded)
     notes.sort(key=lambda note: note[1].first_zero)
     return samples.join(parts), Growth.of(notes, conserving), explanations
 

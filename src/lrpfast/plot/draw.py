@@ -65,6 +65,13 @@ def _draw_grid(ax: Any, pixels: np.ndarray, axes: GridAxes, options: dict[str, A
 
         ax.set_facecolor(options["cmap"].get_bad())  # cartopy needs cells without a value to be transparent
         options = {**options, "cmap": options["cmap"].with_extremes(bad=_CLEAR)}
+        parameters = ax.projection.proj4_params
+        shifted = x - parameters.get("pm", parameters.get("lon_0", 0.0))
+        if isinstance(ax.projection, PlateCarree) and axes.x.even and axes.y.even and abs(shifted).max() <= 180 + 1e-6:
+            # the projection's own grid: pixels stay as they are, at any resolution of the file
+            extent = (shifted[0], shifted[-1], y[0], y[-1])
+            ax.imshow(pixels, origin="lower", extent=extent, transform=ax.projection, **options)
+            return
         ax.pcolormesh(x, y, np.ma.masked_invalid(pixels), transform=PlateCarree(), rasterized=True, **options)
         return
     aspect = "equal" if axes.on_globe else "auto"

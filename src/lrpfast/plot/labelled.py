@@ -88,7 +88,7 @@ def _axis(array: Any, dim: Any) -> Any:
 
 def _texts(array: Any, dims: list[Any]) -> list[str] | None:
     """The coordinates along dimensions as texts, all combinations of them; None where there are none."""
-    columns = [_text_column(array.coords[dim].values) for dim in dims if dim in array.coords]
+    columns = [_text_column(str(dim), array.coords[dim].values) for dim in dims if dim in array.coords]
     if not dims or len(columns) < len(dims):
         return None
     texts = [""]
@@ -97,10 +97,11 @@ def _texts(array: Any, dims: list[Any]) -> list[str] | None:
     return texts
 
 
-def _text_column(values: np.ndarray) -> list[str]:
+def _text_column(name: str, values: np.ndarray) -> list[str]:
+    """Coordinates as texts: numbers with their name, "month 3"."""
     if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
         values = days if (days == values).all() else values.astype("datetime64[m]")
-    elif values.dtype.kind == "f":
-        return [f"{value:g}" for value in values.tolist()]
+    elif values.dtype.kind in "iuf":
+        return [f"{name} {value:g}" for value in values.tolist()]
     return [str(value) for value in values]

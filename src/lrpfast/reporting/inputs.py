@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..table import counted
 from . import pictures
 from .collect import Collected, InputMaps
 from .page import Page
@@ -74,7 +75,7 @@ class InputWriter:
 
     def _others(self) -> str:
         others = self._collected.others
-        return f" {others:,} samples of other classes are in none of them." if others else ""
+        return f" {counted(others, 'sample')} of other classes: in none of them." if others else ""
 
     def _features(self) -> None:
         kind = self._drawing.kind

@@ -104,7 +104,7 @@ class _Writer:
         made = record(core)
         target = core.settings.target if settings.target is None else settings.target
         rows = [
-            ("model", f"{made['model']}, {len(self._analyzer.model.nodes)} layers"),
+            ("model", f"{made['model']}, {counted(len(self._analyzer.model.nodes), 'layer')}"),
             ("model digest", made["model_digest"]),
             *self._sources(),
             (
@@ -151,8 +151,8 @@ class _Writer:
         count = len(x)
         inputs = of_model(self._data, x)
         page.paragraph(
-            f"Balance, sparsity and flipped features are of {count:,} samples at equal distances; counts are of all "
-            f"{c.samples:,}.",
+            f"Balance, sparsity and flipped features are of {counted(count, 'sample')} at equal distances; counts "
+            f"are of all {c.samples:,}.",
             soft=True,
         )
         with warnings.catch_warnings():
@@ -209,9 +209,9 @@ class _Writer:
         }
         found = [f"{c.counts[key]:,} {text}" for key, text in counts.items() if c.counts.get(key)]
         page.paragraph(
-            f"Of {c.samples:,} explanations, {'; '.join(found)}."
+            f"Of {counted(c.samples, 'explanation')}, {'; '.join(found)}."
             if found
-            else f"None of {c.samples:,} explanations grows more than 1,000-fold, nearly vanishes or is all zero."
+            else f"None of {counted(c.samples, 'explanation')} grows more than 1,000-fold, nearly vanishes or is zero."
         )
         if np.isfinite(c.reached).sum() > 1:
             page.picture(pictures.reached(c.reached), "How much of the explained output reaches the input, all samples")
@@ -273,8 +273,8 @@ class _Writer:
         shown = "the sample's mean" if isinstance(baseline, str) else shown
         page.paragraph(
             f"Features become {shown}, the most relevant first, the least relevant first, and in random order, and the "
-            f"explained output is followed ({count:,} samples, before a final softmax or sigmoid). Where relevance is "
-            "right, the first curve falls at once and the second stays above random."
+            f"explained output is followed ({counted(count, 'sample')}, before a final softmax or sigmoid). Where "
+            "relevance is right, the first curve falls at once and the second stays above random."
         )
         page.picture(curves.figure(), "The explained output while features are flipped")
         area = {order: float(values.mean()) for order, values in curves.area.items()}
