@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
 from .axis_ops import affine, constant, fixed, take
+from .batch_axis import FIRST, BatchAxis
 from .channels_first import Builder, Tensor, Value, clip
 from .file_axes import aligned, permute, shown
 
@@ -171,6 +172,7 @@ def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Valu
     ranks = [v.ndim if isinstance(v, np.ndarray) else v.rank for v in operands]
     terms, result = _labels(equation, ranks)
     values, arrays = [], []
+    with_array = len(operands) == 2 and any(isinstance(v, np.ndarray) for v in operands)
     for term, operand in zip(terms, operands, strict=True):
         if len(set(term)) != len(term):
             raise UnsupportedLayerError(f"takes the diagonal of an operand ({equation!r})")
@@ -178,6 +180,8 @@ def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Valu
             arrays.append((term, operand))
             continue
         at = operand.batch.position
+        if with_array and not operand.batch.whole:
+            return _joined_contraction(builder, equation, terms, result, operands)
         rest = [d for d in range(operand.rank) if d != at]
         values.append((term[at], "".join(term[d] for d in rest), permute(builder, operand, [at, *rest])))
     batches = {label for label, _, _ in values}
@@ -193,6 +197,24 @@ def einsum(builder: Builder, equation: str, operands: Sequence[Operand]) -> Valu
         (_, labels, x), (term, array) = values[0], arrays[0] if arrays else ("", np.array(1.0))
         product = _contraction(builder, x, labels, array, term, of_sample)
     return permute(builder, product, [(batch + of_sample).index(label) for label in result])
+
+
+def _joined_contraction(
+    builder: Builder, equation: str, terms: Sequence[str], result: str, operands: Sequence[Operand]
+) -> Value:
+    """Of a value whose batch is joined with other axes, and an array: the joined axis stays as it is."""
+    (x,) = (v for v in operands if not isinstance(v, np.ndarray))
+    (term,) = (t for t, v in zip(terms, operands, strict=True) if v is x)
+    label, batch = term[x.batch.position], x.batch
+    arrays = [(t, v) for t, v in zip(terms, operands, strict=True) if isinstance(v, np.ndarray)]
+    if label not in result or len(arrays) != 1 or label in arrays[0][0]:
+        raise UnsupportedLayerError(f"sums over an axis that the batch is joined with ({equation!r})")
+    parts = "[" * batch.outer + "]" * batch.inner  # labels that no equation has
+    flat = replace(builder.tensor(x), batch=FIRST)
+    of_sample, (other, array) = result.replace(label, parts), arrays[0]
+    product = _contraction(builder, flat, term.replace(label, parts), array, other, of_sample)
+    place = BatchAxis(result.index(label) + batch.outer, batch.outer, batch.inner)
+    return replace(builder.tensor(product), batch=place)
 
 
 def _contraction(builder: Builder, x: Value, labels: str, array: np.ndarray, term: str, result: str) -> Value:
@@ -239,6 +261,22 @@ def matrix_product(builder: Builder, a: Value, b: Value) -> Value:
     layer = L.Dot((1, 0)) if len(a.shape) == len(b.shape) == 2 else L.MatMul()
     node = builder.add(layer, a.node, b.node)
     return replace(a, node=node, shape=tuple(builder.shapes[node]))
+
+
+def constant_product(builder: Builder, x: Value, array: np.ndarray, on_left: bool) -> Value:
+    """Products of each sample's matrices with constant ones, on either side; ``array`` has a sample's axes."""
+    heads = "bcdefgh"[: len(x.shape) - 2]
+    inner, outer = ("xy", "yz") if on_left else ("yz", "xy")
+    stretched = [c for c, n, size in zip(heads, x.shape, array.shape, strict=False) if n == 1 != size]
+    alone = [c for c, size in zip(heads, array.shape, strict=False) if size == 1]  # axes that the array lacks
+    array = array.reshape([n for n, c in zip(array.shape, heads + "..", strict=True) if c not in alone])
+    term = "".join(c for c in heads if c not in alone) + inner
+    labels = "".join(c for c in heads if c not in stretched) + outer
+    flat = builder.reshape(
+        replace(builder.tensor(x), batch=FIRST),
+        [n for n, c in zip(x.shape, heads + "..", strict=True) if c not in stretched],
+    )
+    return replace(builder.tensor(_contraction(builder, flat, labels, array, term, heads + "xz")), batch=x.batch)
 
 
 def _product_of_two(builder: Builder, equation: str, values: Sequence[tuple[str, Value]], result: str) -> Value:

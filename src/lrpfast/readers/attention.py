@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ShapeError, UnsupportedLayerError
 from ..model import layers as L
-from .arithmetic import matrix_product
+from .arithmetic import add, matrix_product
 from .axis_ops import affine
 from .batch_axis import FIRST
 from .channels_first import Builder, Tensor, Value
@@ -33,6 +33,8 @@ class Scores:
     truth : Value or None
         Not 0 where a key is seen, with as many axes as the scores.
     softcap : float or None
+    added : Value or None
+        Added, too, as positions are that are computed from the queries; of as many axes as the file's scores.
     """
 
     scale: float | None = None
@@ -41,6 +43,7 @@ class Scores:
     seen: np.ndarray | None = None
     truth: Value | None = None
     softcap: float | None = None
+    added: Value | None = None
 
 
 def attention(builder: Builder, query: Value, key: Value, value: Value, scores: Scores) -> Value:
@@ -58,7 +61,9 @@ def attention(builder: Builder, query: Value, key: Value, value: Value, scores: 
         raise UnsupportedLayerError(f"attends with sizes that the file leaves open: {shown(query)}. Fix the sizes")
     if k[:-1] != v[:-1] or q[-1] != k[-1] or not heads or not shared or heads % shared:
         raise ShapeError(f"it attends with {shown(query)}, {shown(key)} and {shown(value)}, which do not fit")
-    if q[:-3] != k[:-3]:
+    if scores.added is not None and heads != shared:
+        raise UnsupportedLayerError("adds to the scores of shared heads what the model computes from its inputs")
+    if q[:-3] != k[:-3] or scores.added is not None:
         return _unfused(builder, query, key, value, scores)
     seen, window = scores.seen, (None, 0) if scores.causal else None
     if seen is not None:
@@ -102,6 +107,9 @@ def _unfused(builder: Builder, query: Value, key: Value, value: Value, scores: S
         products = affine(builder, builder.each(L.Activation("tanh"), products), scores.softcap, 0.0)
     if scores.bias is not None:
         products = affine(builder, products, 1.0, scores.bias)
+    if scores.added is not None:
+        products, added = aligned(builder, [products, scores.added])
+        products = add(builder, products, added)
     seen = scores.seen
     if scores.causal:
         past = np.tri(*products.shape[-2:], dtype=np.bool_)  # type: ignore[arg-type]

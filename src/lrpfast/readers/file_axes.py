@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..budget import take as count
 from ..errors import ShapeError, UnsupportedLayerError
 from .axis_ops import fixed, repeat, take
 from .batch_axis import BATCH, FIRST, BatchAxis, of_axes, reshaped
@@ -130,6 +131,17 @@ def _meeting(value: Value) -> tuple[Any, ...]:
     return (batch, *(shape[a] for a in (batch.at - 1,) if batch.outer), *(shape[a] for a in (batch.at,) if batch.inner))
 
 
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether arrays hold the same numbers, but for the rounding of a product of matrices, which may differ by row."""
+    if a.dtype.kind != "f" or np.array_equal(a, b):
+        return np.array_equal(a, b)
+    finite = np.isfinite(a)
+    off = 64 * np.finfo(a.dtype).eps * np.abs(a[finite]).max(initial=0)
+    return np.array_equal(finite, np.isfinite(b)) and bool(
+        (np.abs(a - b, where=finite, out=np.zeros_like(a)) <= off).all()
+    )
+
+
 def sample_array(value: Value, arrays: tuple[np.ndarray, np.ndarray], batches: Batches) -> np.ndarray | None:
     """A constant that meets a tensor, without the batch axis; None where it differs between samples.
 
@@ -158,7 +170,7 @@ def sample_array(value: Value, arrays: tuple[np.ndarray, np.ndarray], batches: B
         return None
     parts = [a.reshape((*head, *w, *tail)) for a, w in zip((first, second), whole, strict=True)]
     row = np.take(parts[0], [0], at + 1)
-    if not all(np.array_equal(part, np.broadcast_to(row, part.shape)) for part in parts):
+    if not all(_same(part, np.broadcast_to(row, part.shape)) for part in parts):
         return None
     sizes = (*((outer,) if batch.outer else ()), *((inner,) if batch.inner else ()))
     return row.reshape((*head, *sizes, *tail))
@@ -243,3 +255,30 @@ def gather(
     elif batch.at > start:
         batch = replace(batch, at=batch.at - len(axes) + len(shape))
     return replace(moved, batch=batch)
+
+
+def gather_along(
+    builder: Builder, value: Value, dim: int, indices: tuple[np.ndarray, np.ndarray], batches: Batches
+) -> Value:
+    """Values at constant places of one axis, other ones at every place of the other axes (take_along_axis).
+
+    ``dim`` is the file's axis; ``indices`` are the places for two sizes of the batch, the same for every sample.
+    """
+    axis, at, whole = value.axis(dim), value.batch.position, file_sizes(value, batches, 0)
+    if indices[0].ndim != value.rank or any(
+        n > m for i, (n, m) in enumerate(zip(indices[0].shape, whole, strict=True)) if i != dim % value.rank
+    ):
+        raise ShapeError(f"its indices of shape {indices[0].shape} do not fit {shown(value)}")
+    row = sample_array(value, indices, batches)
+    if row is None or indices[0].shape[at] != whole[at]:
+        raise UnsupportedLayerError("takes other values of each sample, or of some samples alone")
+    sizes = [fixed(value, a) for a in range(len(value.shape))]
+    row = np.where(row < 0, row + sizes[axis], row).astype(np.int64)
+    if not row.size or not 0 <= row.min() <= row.max() < sizes[axis]:
+        raise ShapeError(f"its indices do not fit an axis of {sizes[axis]} values")
+    count(8 * len(sizes) * row.size, f"{row.size:,} places")
+    places = np.indices(row.shape)
+    places[axis] = row
+    flat = builder.reshape(replace(builder.tensor(value), batch=FIRST), (math.prod(sizes),))
+    taken = take(builder, flat, 0, np.ravel_multi_index(tuple(places), sizes).ravel())
+    return replace(builder.tensor(builder.reshape(taken, row.shape)), batch=value.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -42,6 +42,20 @@ class Context(Protocol):
 
     def unsupported(self, problem: str, remedy: str = "") -> UnsupportedLayerError:
         """An error about the operator."""
+
+
+@dataclass(frozen=True)
+class BiasedMask:
+    """A mask of scores with a constant added, as files with relative positions have it, before it meets the scores."""
+
+    condition: Condition
+    #: an array, or what a reader has for one that depends on the number of samples
+    bias: Any
+
+    def number(self, node: Context) -> Value:
+        """The numbers that are added to scores."""
+        number, bias = node.operands(self.condition.number(node.builder), self.bias)
+        return add(node.builder, number, bias)
 
 
 def is_value(x: Any) -> bool:
@@ -109,13 +123,20 @@ def mapped(node: Context, a: Any, b: Any, function: Callable[[Any, Any], Any]) -
     return None
 
 
-def masked_sum(node: Context, a: Any, b: Any) -> Masked | None:
-    """Scores with a mask added, or masked scores with anything else; None where there is no mask."""
+def masked_sum(node: Context, a: Any, b: Any) -> Masked | BiasedMask | None:
+    """Scores with a mask added, masked scores with anything else, or a mask with a constant; None without a mask."""
     builder = node.builder
     if isinstance(b, (Masked, Tensor, Flat)) and not isinstance(a, (Masked, Tensor, Flat)):
         a, b = b, a
+    if isinstance(b, Condition) and not isinstance(a, (Masked, Tensor, Flat)):
+        a, b = b, a
+    if isinstance(a, Condition) and a.hides and isinstance(node.known_pair(b), tuple) and scalar(node, b) is None:
+        return BiasedMask(a, b)
     if not isinstance(a, (Masked, Tensor, Flat)):
         return None
+    if isinstance(b, BiasedMask):
+        hidden = add_mask(builder, a, b.condition)
+        return None if hidden is None else masked_sum(node, hidden, b.bias)
     if isinstance(b, Condition):
         return add_mask(builder, a, b)
     if is_value(b):
@@ -174,6 +195,9 @@ def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
                 return replace(other, true=true, false=false, boolean=False)
             if number is not None and hiding(number) and isinstance(other, (Tensor, Flat, Masked)):
                 return hide(builder, other, where, None)
+        for number, other, where in ((high, a, condition), (low, b, condition.negated())):
+            if number is not None and hiding(number) and isinstance(node.known_pair(other), tuple):
+                return BiasedMask(where.map(partial(_hidden, number)), other)
         first, second = (multiply(builder, *node.operands(c.number(builder), v)) for c, v in sides(condition, a, b))
         x, y = node.operands(first, second)
         return add(builder, x, y)
@@ -194,6 +218,11 @@ def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
     return choose(builder, np.asarray(mask).astype(bool), x, y)
 
 
+def _hidden(number: float, holds: Any) -> float:
+    """What is added to a score: nothing where a condition holds."""
+    return 0.0 if holds else number
+
+
 def sides(condition: Condition, a: Any, b: Any) -> list[tuple[Condition, Any]]:
     """Each value with 1 where it counts."""
     return [(condition.map(bool), a), (condition.negated(), b)]
@@ -204,18 +233,23 @@ def masks_of(node: Context, mask: Any, query: Any, key: Any) -> Scores:
     if mask is None:
         return Scores()
     builder = node.builder
+    if isinstance(mask, BiasedMask):
+        added = masks_of(node, mask.bias, query, key)
+        return replace(masks_of(node, mask.condition, query, key), bias=added.bias, seen=added.seen)
     query, _ = aligned(builder, [query, key])
     if isinstance(mask, Condition):
         if mask.boolean:
             truth = mask
-        elif max(mask.true, mask.false) == 0 and min(mask.true, mask.false) <= HIDING_ALONE:
+        elif mask.hides:
             truth = mask.map(lambda v: v == 0)
         else:
             raise node.unsupported("adds to the scores what the model computes from its inputs")
         tensor, _ = aligned(builder, [truth.truth(builder), query])
         return Scores(truth=tensor)
+    if isinstance(mask, Masked):
+        return Scores(seen=mask.seen, truth=mask.truth, added=mask.scores)
     if is_value(mask):
-        raise node.unsupported("adds to the scores what the model computes from its inputs")
+        return Scores(added=mask)
     first = np.asarray(node.known_pair(mask)[0])
     if first.dtype == bool:
         return Scores(seen=node.sample_array(mask, query).astype(bool))

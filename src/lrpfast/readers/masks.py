@@ -39,6 +39,11 @@ class Condition:
     #: the sample's shape where axes of size 1 stand for more: nothing is repeated for a mask
     expanded: Shape | None = None
 
+    @property
+    def hides(self) -> bool:
+        """Whether it is 0, or so low that nothing is left of a score that it is added to."""
+        return max(self.true, self.false) == 0 and min(self.true, self.false) <= HIDING_ALONE
+
     def map(self, function: Callable[[Any], Any], boolean: bool = False) -> Condition:
         """The function of it, which is one of two numbers again."""
         with np.errstate(all="ignore"):
@@ -166,10 +171,9 @@ def scoped(builder: Builder, function: Callable[[], Value]) -> Callable[[], Valu
 
 def add_mask(builder: Builder, scores: Value | Masked, mask: Condition) -> Masked | None:
     """Scores with a mask added; None where it is none."""
-    kept, hidden = max(mask.true, mask.false), min(mask.true, mask.false)
-    if kept != 0 or hidden > HIDING_ALONE:
+    if not mask.hides:
         return None
-    return hide(builder, scores, mask.map(lambda v: v == hidden), None)
+    return hide(builder, scores, mask.map(lambda v: v != 0), None)
 
 
 def hide(

@@ -13,6 +13,7 @@ from ..axis_ops import affine
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import is_condition
 from ..file_axes import aligned, sample_array, shown
+from ..mask_arithmetic import BiasedMask
 from ..masks import Condition, Masked
 from .file import Node
 from .fold import FoldedValue, integers
@@ -84,6 +85,8 @@ class NodeContext:
             return arg.number(self.builder)
         if isinstance(arg, Masked):
             return arg.number()
+        if isinstance(arg, BiasedMask):
+            return arg.number(self)
         if isinstance(arg, Integers):
             raise self.unsupported(f"computes with whole numbers: {arg.problem}")
         if is_condition(arg):

@@ -12,7 +12,7 @@ from ...errors import ModelFormatError
 from ..attention import attention
 from ..channels_first import Tensor, Value
 from ..conditions import COMPARISONS, both, compared_value, either, is_condition, negated, select, unequal
-from ..file_axes import file_sizes, gather, permute, view
+from ..file_axes import file_sizes, gather, gather_along, permute, view
 from ..mask_arithmetic import chosen, compare, conjunction, disjunction, masks_of, negation
 from ..masks import Condition, Masked, is_whole
 from .context import NodeContext
@@ -147,10 +147,12 @@ def _gather_nd(ctx: NodeContext) -> Any:
     return replace(x, tensor=ctx.builder.tensor(result), expanded=None) if isinstance(x, Condition) else result
 
 
-def _gather_elements(ctx: NodeContext) -> FoldedValue:
-    """Values of a constant at indices that the model computes, where it holds one number only: that number."""
-    known, index = ctx.args[0], ctx.value(1)
-    ctx.attr("axis", 0)
+def _gather_elements(ctx: NodeContext) -> Any:
+    """Values at constant indices; of a constant at indices that the model computes only where it holds one number."""
+    known, axis = ctx.args[0], ctx.attr("axis", 0)
+    if isinstance(ctx.args[1], FoldedValue):
+        return gather_along(ctx.builder, ctx.value(), axis, (ctx.args[1].first, ctx.args[1].second), ctx.batches)
+    index = ctx.value(1)
     if not isinstance(known, FoldedValue) or known.first.size == 0 or (known.first != known.first.ravel()[0]).any():
         raise ctx.unsupported("looks up what the model computes, other than rows of a table (Gather)")
     shapes = [file_sizes(index, ctx.batches, i) for i in (0, 1)]

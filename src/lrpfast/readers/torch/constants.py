@@ -42,10 +42,22 @@ def _expand(get: Get) -> Any:
     return np.broadcast_to(a, _sized(*(a.shape[i - missing] if n == -1 else n for i, n in enumerate(size))))
 
 
+def _along(get: Get, part: int | slice) -> Any:
+    """A part of one axis, as a view: what changes it changes the array."""
+    at: list[Any] = [slice(None)] * get("self").ndim
+    at[get("dim", 0)] = part
+    return get("self")[(*at, ...)]
+
+
+def _unfold(get: Get) -> Any:
+    windows = np.lib.stride_tricks.sliding_window_view(get("self"), get("size"), get("dimension"))
+    at = [slice(None)] * (windows.ndim - 1)
+    at[get("dimension")] = slice(None, None, get("step"))
+    return windows[tuple(at)]
+
+
 def _slice(get: Get) -> Any:
-    at = [slice(None)] * get("self").ndim
-    at[get("dim", 0)] = slice(get("start"), get("end"), get("step", 1))
-    return get("self")[tuple(at)]
+    return _along(get, slice(get("start"), get("end"), get("step", 1)))
 
 
 def dtype_of(dtype: Any, default: Any = None) -> Any:
@@ -226,11 +238,55 @@ def _weight_norm(get: Get) -> Any:
     return (v * (g / np.sqrt((v.astype(float) ** 2).sum(axes, keepdims=True))),)
 
 
+def _batch_norm(get: Get) -> Any:
+    """Of samples by their own statistics too: PyTorch's shortest way to standardize weights."""
+    x, mean, variance = get("input"), get("running_mean"), get("running_var")
+    axes = (0, *range(2, x.ndim))
+    if get("training", False) or mean is None or variance is None:
+        mean, variance = x.mean(axes, np.float64), x.var(axes, np.float64)
+    one, zero = np.ones(x.shape[1]), np.zeros(x.shape[1])
+    scale = np.float64(get("weight", one)) / np.sqrt(np.float64(variance) + get("eps", 1e-5))
+    column = (-1, *(1,) * (x.ndim - 2))
+    y = (x - np.reshape(mean, column)) * scale.reshape(column) + np.reshape(get("bias", zero), column)
+    return y.astype(x.dtype)
+
+
 #: Operators that give back what they are given, when a program is run and not trained.
 UNCHANGED = (
     *("clone", "detach", "alias", "contiguous", "to", "_to_copy", "type_as", "lift_fresh_copy"),
     "dropout",
 )
+
+#: Operators whose first axis is that of samples, and operators of any axes: of constants, computed by layers.
+OF_SAMPLES = {
+    f"aten.{name}"
+    for name in (
+        *("convolution", "group_norm", "instance_norm", "pixel_shuffle", "pixel_unshuffle"),
+        *(f"{name}{rank}d" for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for rank in (1, 2, 3)),
+        *(f"adaptive_{name}_pool{rank}d" for name in ("avg", "max") for rank in (1, 2, 3)),
+        *(f"upsample_{kind}" for kind in ("linear1d", "bilinear2d", "trilinear3d", "bicubic2d")),
+        *(f"{name}{rank}d" for name in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)),
+        *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    )
+}
+LAYERS = OF_SAMPLES | {
+    f"aten.{name}"
+    for name in (
+        *(
+            "layer_norm",
+            "native_layer_norm",
+            "rms_norm",
+            "pad",
+            "constant_pad_nd",
+            "gelu",
+            "silu",
+            "elu",
+            "selu",
+            "mish",
+        ),
+        *("leaky_relu", "softplus", "hardtanh", "relu6", "hardswish", "hardsigmoid", "log_sigmoid"),
+    )
+}
 
 #: Each operator without its overload, as a function of its arguments.
 FOLDS: dict[str, Callable[[Get], Any]] = {
@@ -256,7 +312,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.split_with_sizes": _split,
     "aten.chunk": _split,
     "aten.unbind": _unbind,
-    "aten.narrow": lambda get: np.take(get("self"), range(get("start"), get("start") + get("length")), get("dim")),
+    "aten.narrow": lambda get: _along(get, slice(get("start"), get("start") + get("length"))),
     "aten.meshgrid": lambda get: np.meshgrid(*get("tensors"), indexing=get("indexing", "ij")),
     "aten.outer": lambda get: np.outer(get("self"), get("vec2")),
     "aten.einsum": lambda get: np.einsum(get("equation"), *get("tensors", get("operands"))),
@@ -314,6 +370,9 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.zero": lambda get: np.zeros_like(get("self")),
     "aten.copy": lambda get: np.broadcast_to(get("src"), get("self").shape),
     "aten.view": _reshape,
+    "aten.view_as": lambda get: np.reshape(get("self"), get("other").shape),
+    "aten.reshape_as": lambda get: np.reshape(get("self"), get("other").shape),
+    "aten.expand_as": lambda get: np.broadcast_to(get("self"), get("other").shape),
     "aten.reshape": _reshape,
     "aten.flatten": _flatten,
     "aten.squeeze": _squeeze,
@@ -325,7 +384,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.mT": lambda get: np.swapaxes(get("self"), -2, -1),
     "aten.numpy_T": lambda get: np.transpose(get("self")),
     "aten.slice": _slice,
-    "aten.select": lambda get: np.take(get("self"), get("index"), get("dim")),
+    "aten.select": lambda get: _along(get, get("index")),
     "aten.index_select": lambda get: np.take(get("self"), get("index"), get("dim")),
     "aten.cat": lambda get: np.concatenate(get("tensors"), get("dim", 0)),
     "aten.stack": lambda get: np.stack(get("tensors"), get("dim", 0)),
@@ -341,6 +400,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.minimum": _both(np.minimum),
     "aten.matmul": _both(np.matmul),
     "aten.linear": _linear,
+    "aten.batch_norm": _batch_norm,
     "aten.mm": lambda get: np.matmul(get("self"), get("mat2")),
     "aten.bmm": lambda get: np.matmul(get("self"), get("mat2")),
     "aten.addmm": lambda get: get("beta", 1) * get("self") + get("alpha", 1) * np.matmul(get("mat1"), get("mat2")),
@@ -348,6 +408,7 @@ FOLDS: dict[str, Callable[[Get], Any]] = {
     "aten.mv": lambda get: np.matmul(get("self"), get("vec")),
     "aten.dot": lambda get: np.dot(get("self"), get("tensor")),
     "aten.vdot": lambda get: np.dot(get("self"), get("other")),
+    "aten.unfold": _unfold,
     "aten.flip": lambda get: np.flip(get("self"), get("dims")),
     "aten.neg": _one(np.negative),
     "aten.exp": _one(np.exp),

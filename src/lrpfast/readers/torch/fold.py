@@ -3,6 +3,7 @@
 A constant is whatever does not depend on the values of the model's inputs: weights and what is computed from them,
 sizes, masks, positions. Where it depends on the number of samples it is computed for two numbers of them
 (`PerBatch`). Operators that change a constant in place change the array here too, and with it every view of it.
+Those of `LAYERS` are computed by the layers that they are read as.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from ...budget import take
 from ...errors import LrpfastError, ModelFormatError, UnsupportedLayerError
-from .constants import FOLDS
+from .constants import FOLDS, LAYERS
 from .records import Op, PerBatch, Ref, TorchProgram, Unknown, refs
 from .result_size import result_bytes
 
@@ -28,6 +29,9 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "getitem": operator.getitem,
     **{name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
+
+#: Of an operator and its arguments: what the layers that it is read as make of them.
+ByLayers = Callable[[Op, Mapping[str, Any]], Any]
 
 #: Operators whose result may share memory with their first input.
 VIEWS = {
@@ -49,8 +53,8 @@ def changes_input(op: Op) -> bool:
 class _Folder:
     """The constants so far, and which of them share memory."""
 
-    def __init__(self, program: TorchProgram) -> None:
-        self.shapes = program.shapes
+    def __init__(self, program: TorchProgram, by_layers: ByLayers | None) -> None:
+        self.shapes, self.by_layers = program.shapes, by_layers
         self.values: dict[str, Any] = dict(program.constants)
         self.root: dict[str, str] = {}  # of a view: the name of the constant that it shows
         self.read: set[str] = set()  # constants that operators on values have used
@@ -77,6 +81,9 @@ class _Folder:
             result = Unknown(error)
         except Exception as error:  # arguments that do not fit the operator
             result = Unknown(ModelFormatError(f"its arguments do not fit ({type(error).__name__}: {error})"))
+        if names and changes_input(op) and isinstance(result, Unknown):  # nor is what shares its memory known
+            root = self.root_of(names[0])
+            self.values.update({name: result for name in self.values if self.root_of(name) == root})
         if len(op.outputs) == 1 or isinstance(result, Unknown):
             self.values.update(dict.fromkeys(op.outputs, result))
         else:
@@ -91,8 +98,9 @@ class _Folder:
         if op.base == "aten.sym_size":
             return bool(names) and (names[0] in self.values or self._size(op) is not None)
         base = op.base[:-1] if changes_input(op) else op.base
-        known = base in FOLDS or base == "aten.detach_" or op.base.startswith(("_operator.", "math."))
-        return known and all(name in self.values for name in names)
+        known = base in FOLDS or base == "aten.detach_" or (self.by_layers and base in LAYERS)
+        known = known or op.base.startswith(("_operator.", "math."))
+        return bool(known) and all(name in self.values for name in names)
 
     def _size(self, op: Op) -> Any:
         """A size of a value of the model, as the program declares it."""
@@ -111,7 +119,7 @@ class _Folder:
         for value in _flat(arguments.values()):
             if isinstance(value, Unknown):
                 return value
-        result = computed(op, arguments)
+        result = computed(op, arguments, self.by_layers)
         return self._written(op, names[0], result) if changes_input(op) else result
 
     def _resolved(self, value: Any) -> Any:
@@ -128,20 +136,21 @@ class _Folder:
             raise UnsupportedLayerError("changes in place a constant that the model has used before")
         if isinstance(target, PerBatch) or isinstance(result, PerBatch) or not isinstance(target, np.ndarray):
             raise UnsupportedLayerError("changes in place a constant whose size depends on the number of samples")
-        if not np.may_share_memory(target, self.values[root]):  # NumPy copied where PyTorch does not
+        # NumPy copied where PyTorch does not, or has one value at many places
+        if not np.may_share_memory(target, self.values[root]) or not target.flags.writeable:
             raise UnsupportedLayerError("changes in place a view of a constant. Write it without in-place operations")
         target[...] = result
         return target
 
 
-def computed(op: Op, arguments: Mapping[str, Any]) -> Any:
+def computed(op: Op, arguments: Mapping[str, Any], by_layers: ByLayers | None = None) -> Any:
     """What an operator gives of constants, which may depend on the number of samples."""
     if not any(isinstance(v, PerBatch) for v in _flat(arguments.values())):
-        return _evaluated(op, arguments)
-    return _joined(*(_evaluated(op, _for_batch(arguments, i)) for i in (0, 1)))
+        return _evaluated(op, arguments, by_layers)
+    return _joined(*(_evaluated(op, _for_batch(arguments, i), by_layers) for i in (0, 1)))
 
 
-def _evaluated(op: Op, arguments: Mapping[str, Any]) -> Any:
+def _evaluated(op: Op, arguments: Mapping[str, Any], by_layers: ByLayers | None) -> Any:
     name = op.base.split(".")[1]
     if op.base.startswith(("_operator.", "math.")):
         if name not in _ARITHMETIC:
@@ -152,6 +161,8 @@ def _evaluated(op: Op, arguments: Mapping[str, Any]) -> Any:
         return arguments["self"].shape[arguments["dim"]]
     if base == "aten.detach_":
         return arguments["self"]
+    if base not in FOLDS and by_layers is not None:
+        return by_layers(op, arguments)
     take(result_bytes(base, arguments), "its result")
     return FOLDS[base](lambda key, default=None: arguments[key] if arguments.get(key) is not None else default)
 
@@ -188,7 +199,7 @@ def run(program: TorchProgram, ops: Iterable[Op], values: Mapping[str, Any]) -> 
 
     Arrays of floats are in double precision; what depends on the number of samples is for the first of `BATCH_SIZES`.
     """
-    folder = _Folder(program)
+    folder = _Folder(program, None)
     for name, value in values.items():
         array = value.first if isinstance(value, PerBatch) else value
         whole = isinstance(array, np.ndarray) and array.dtype.kind == "f"
@@ -199,7 +210,7 @@ def run(program: TorchProgram, ops: Iterable[Op], values: Mapping[str, Any]) -> 
     return folder.values
 
 
-def fold_constants(program: TorchProgram) -> tuple[dict[str, Any], set[str]]:
+def fold_constants(program: TorchProgram, by_layers: ByLayers) -> tuple[dict[str, Any], set[str]]:
     """The values of a program's constants, and the names of the operators that compute them."""
-    folder = _Folder(program)
+    folder = _Folder(program, by_layers)
     return folder.values, {op.name for op in program.ops if folder.visit(op)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,16 @@ from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import is_condition
 from ..file_axes import Batches, aligned, sample_array, shown, unsqueeze
 from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
+from ..mask_arithmetic import BiasedMask
 from ..masks import Condition, Masked
 from ..obstacles import Obstacles
-from .constants import FOLDS
+from .constants import FOLDS, LAYERS, OF_SAMPLES
 from .fold import VIEWS, computed, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .patterns import recognised
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
+from .result_size import check_products
 from .sizes import batches_of, fix_sizes, open_shape
 from .unrolled import rolled_up
 
@@ -96,6 +100,8 @@ class TorchNode:
             value = value.number(self.builder)
         if isinstance(value, Masked):
             value = value.number()
+        if isinstance(value, BiasedMask):
+            value = value.number(self)
         if is_condition(value):
             raise self.unsupported(
                 "computes with the result of a comparison, which is a step", "where, masked_fill and products use it"
@@ -138,6 +144,7 @@ class TorchNode:
         """Arguments that meet element by element; what is constant is an array without the batch axis."""
         values = tuple(v.number(self.builder) if isinstance(v, Condition) else v for v in values)
         values = tuple(v.number() if isinstance(v, Masked) else v for v in values)
+        values = tuple(v.number(self) if isinstance(v, BiasedMask) else v for v in values)
         if any(map(is_condition, values)):
             raise self.unsupported(
                 "computes with the result of a comparison, which is a step", "where, masked_fill and products use it"
@@ -217,8 +224,22 @@ def build(
         return _build_model(program, converters)
 
 
+def _by_layers(op: Op, arguments: Mapping[str, Any], converters: Mapping[str, Callable[[TorchNode], Any]]) -> Any:
+    """What an operator gives of a constant: what the layers predict that it is read as."""
+    name = "input" if isinstance(arguments.get("input"), np.ndarray) else "self"
+    constant = arguments[name]
+    samples = constant if op.base in OF_SAMPLES else constant[None]
+    alone = replace(op, arguments={**arguments, name: Ref("constant")})
+    program = TorchProgram([alone], ["constant"], [op.outputs[0]], {}, {"constant": samples.shape})
+    model = _build_model(program, converters)
+    check_products(len(samples) * math.prod(n or 1 for n in model.output_shape), arguments)
+    result = model.predict(samples, precision="float64").astype(constant.dtype)
+    result = result if op.base in OF_SAMPLES else result[0]
+    return [result, *[None] * (len(op.outputs) - 1)] if len(op.outputs) > 1 else result
+
+
 def _build_model(program: TorchProgram, converters: Mapping[str, Callable[[TorchNode], Any]]) -> Model:
-    values, folded = fold_constants(program)
+    values, folded = fold_constants(program, partial(_by_layers, converters=converters))
     program = recognised(rolled_up(fused(functional(program, folded)), values), values)
     builder = Builder()
     shapes, masks = program.shapes, _masks(program)
@@ -326,8 +347,8 @@ def _convert(node: TorchNode, converters: Mapping[str, Callable[[TorchNode], Any
         return parts[index]
     if op.base.startswith(("_operator.", "math.")) or op.base == "aten.sym_size":
         raise UnsupportedLayerError(f"is arithmetic on sizes that are not fixed. {FIX_SIZE}")
-    if op.base in FOLDS and node.is_constant:
-        return computed(op, node.named)
+    if (op.base in FOLDS or op.base in LAYERS) and node.is_constant:
+        return computed(op, node.named, partial(_by_layers, converters=converters))
     return converters[op.base](node)
 
 

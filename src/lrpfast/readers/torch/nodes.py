@@ -14,11 +14,11 @@ import numpy as np
 
 from ...errors import ShapeError
 from ...model import layers as L
-from ..arithmetic import einsum, matrix_product
+from ..arithmetic import constant_product, einsum, matrix_product
 from ..axis_ops import affine
 from ..channels_first import Flat, Tensor, check_first
 from ..conditions import is_condition
-from ..file_axes import permute, shown
+from ..file_axes import permute
 from ..masks import Condition, Masked, compared, is_whole
 from .constants import UNCHANGED
 from .functions import FUNCTIONS
@@ -67,23 +67,17 @@ def _matmul(node: TorchNode) -> Any:
         return matrix_product(node.builder, a, b)
     if isinstance(b, np.ndarray) and b.ndim == 2:
         return node.builder.dense(a, b, None)
-    arrays = [v for v in (a, b) if isinstance(v, np.ndarray)]
-    if not arrays:
-        raise node.unsupported("multiplies with a constant that depends on the number of samples")
-    array, x = arrays[0], b if arrays[0] is a else a
-    if array.ndim == 1:
-        raise node.unsupported(f"multiplies with a vector of {len(array)} numbers", "These work: matrices")
-    if array.ndim == 2:  # on the left
+    on_left = not isinstance(a, (Tensor, Flat))
+    constant, x = (a, b) if on_left else (b, a)
+    rank = np.ndim(constant.first if isinstance(constant, PerBatch) else constant)
+    if rank == 1:
+        raise node.unsupported(f"multiplies with a vector of {len(constant)} numbers", "These work: matrices")
+    if isinstance(constant, np.ndarray) and rank == 2:  # on the left
         swap = [*range(x.rank - 2), x.rank - 1, x.rank - 2]
-        return permute(node.builder, node.builder.dense(permute(node.builder, x, swap), array.T, None), swap)
-    if array.ndim > x.rank or (array.ndim == x.rank and array.shape[0] != 1):
-        raise node.unsupported(f"multiplies a constant of shape {array.shape} with {shown(x)}")
-    array = array[0] if array.ndim == x.rank else array
-    heads = "bcdefgh"[: x.rank - 2]
-    inner = heads[len(heads) - max(array.ndim - 2, 0) :]
-    if arrays[0] is a:
-        return einsum(node.builder, f"{inner}xy,{heads}yz->{heads}xz", [array, x])
-    return einsum(node.builder, f"{heads}xy,{inner}yz->{heads}xz", [x, array])
+        return permute(node.builder, node.builder.dense(permute(node.builder, x, swap), constant.T, None), swap)
+    for dim in (-1, -2):
+        x.axis(dim)  # which must not hold the batch
+    return constant_product(node.builder, x, node.sample_array(constant, x), on_left)
 
 
 def _einsum(node: TorchNode) -> Any:

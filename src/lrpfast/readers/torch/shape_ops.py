@@ -15,6 +15,7 @@ from ..axis_ops import MOST, Resize, fixed, interpolate, nearest, pad, repeat, t
 from ..channels_first import check_first
 from ..file_axes import expand, file_sizes, gather, permute, squeeze, unsqueeze, view
 from .graph import TorchNode
+from .records import PerBatch
 
 Converter = Callable[[TorchNode], Any]
 
@@ -181,8 +182,11 @@ def _slice(node: TorchNode) -> Any:
         return x  # x[:]
     axis = x.axis(node.get("dim", 0))
     start, end, _ = slice(node.get("start"), node.get("end"), 1).indices(fixed(x, axis))
-    if end <= start:
-        raise node.unsupported("leaves nothing of its input")
+    if end <= start:  # which a cat joins to the rest
+        shapes = [list(file_sizes(x, node.batches, i)) for i in (0, 1)]
+        for shape in shapes:
+            shape[node.get("dim", 0) % x.rank] = 0
+        return PerBatch(*map(np.zeros, shapes))
     return take(node.builder, x, axis, range(start, end, step))
 
 
@@ -239,6 +243,19 @@ def _index(node: TorchNode) -> Any:
         raise node.unsupported("indexes by other than constants on axes side by side")
     pairs = [tuple(np.flatnonzero(a) if a.dtype == bool else a for a in pair) for pair in pairs]
     return gather(node.builder, x, used[0], pairs, node.batches)
+
+
+def _unfold(node: TorchNode) -> Any:
+    """Windows of an axis, whose values are the last axis."""
+    x, dim, size, step = node.tensor(), node.get("dimension"), node.get("size"), node.get("step")
+    at, n = dim % x.rank, fixed(x, x.axis(dim))
+    if not 0 < size <= n or step < 1:
+        raise ShapeError(f"its windows of {size} values, {step} apart, do not fit an axis of {n}")
+    starts = np.arange(0, n - size + 1, step)
+    count(8 * len(starts) * size, f"{len(starts):,} windows of {size:,} values")
+    places = starts[:, None] + np.arange(size)
+    windows = gather(node.builder, x, at, [(places, places)], node.batches)
+    return permute(node.builder, windows, [*range(at + 1), *range(at + 2, windows.rank), at + 1])
 
 
 def _flip(node: TorchNode) -> Any:
@@ -339,6 +356,7 @@ MOVES: dict[str, Converter] = {
     "aten.index_select": _index_select,
     "aten.index": _index,
     "aten.flip": _flip,
+    "aten.unfold": _unfold,
     "aten.split": _split,
     "aten.split_with_sizes": _split,
     "aten.chunk": _split,

@@ -10,10 +10,10 @@ import numpy as np
 
 from ...model import layers as L
 from .. import conditions
-from ..attention import Scores, attention
+from ..attention import attention
 from ..axis_ops import cumulative
 from ..channels_first import Flat, Tensor
-from ..file_axes import file_sizes
+from ..file_axes import file_sizes, gather_along
 from ..mask_arithmetic import COMPARED, chosen, compare, conjunction, disjunction, masks_of, negation
 from ..masks import Condition, Masked, is_whole, softmax
 from .graph import TorchNode
@@ -110,7 +110,10 @@ def _cumsum(node: TorchNode) -> Any:
 
 
 def _gather(node: TorchNode) -> Any:
-    """Values of a constant at indices that the model computes, where it holds one number only: that number."""
+    """Values at constant indices; of a constant at indices that the model computes only where it holds one number."""
+    indices = node.known_pair(node.get("index"))
+    if isinstance(indices, tuple):
+        return gather_along(node.builder, node.tensor(), node.get("dim"), indices, node.batches)
     known = node.known_pair(node.get("self"))
     index = node.tensor("index")
     if not isinstance(known, tuple) or known[0].size == 0 or not (known[0] == known[0].ravel()[0]).all():
@@ -144,7 +147,7 @@ def _attention(node: TorchNode) -> Any:
     query, key, value = (node.tensor(name) for name in ("query", "key", "value"))
     scores = masks_of(node, node.get("attn_mask", node.get("attn_bias")), query, key)
     causal = bool(node.get("is_causal", False))
-    scores = Scores(node.get("scale"), causal, scores.bias, scores.seen, scores.truth)
+    scores = replace(scores, scale=node.get("scale"), causal=causal)
     result = attention(node.builder, query, key, value, scores)
     return result if node.op.base == "aten.scaled_dot_product_attention" else (result, *[None] * 8)
 
