@@ -173,3 +173,12 @@ def test_an_unknown_choice(standin, monkeypatch):
     monkeypatch.setattr(fuse, "FUSE", "yes")
     with pytest.raises(lrpfast.DeviceError, match="LRPFAST_GPU_FUSE='yes' must be '1' or '0'"):
         lrpfast.Analyzer(cases.graph(SMALL), "epsilon", device="gpu")
+
+
+def test_the_cpu_refuses_what_is_fused(standin):
+    from lrpfast.kernels import cpu
+    from lrpfast.kernels.cuda.fuse import fuse
+
+    program = fuse(lrpfast.Analyzer(cases.graph(SMALL), "epsilon", device="gpu")._core._programs.main._program)
+    with pytest.raises(ValueError, match="the CPU's kernels take no fused operations"):
+        cpu.CpuBackend().compile(program)

@@ -181,3 +181,10 @@ class Redistribute(Operation):
     scatter: bool = False
     plus: int | None = None
     branches: tuple[Branch, ...] = ()
+
+
+def is_fused(operation: Operation) -> bool:
+    """Whether it does what a backend has fused into it."""
+    if isinstance(operation, Contract):
+        return any(o.plus is not None for o in operation.outputs)
+    return isinstance(operation, Redistribute) and (operation.plus is not None or bool(operation.branches))

@@ -136,6 +136,30 @@ __device__ __forceinline__ void write_relevance(const Contraction& op, const Run
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
 
+// What a sum's layer does with finished relevance for each of its inputs.
+template <int V, int STEP>
+__device__ __forceinline__ void write_branches(const Contraction& op, const Run& run, i64 at, i64 in_sample, int n,
+                                               const REAL (&total)[V])
+{
+#pragma unroll 1
+    for (int b = 0; b < op.branches_count; b++) {
+        const Branch& branch = op.branches[b];
+        REAL x[V], share[V];
+        get<V, STEP>(run.at(branch.x) + at, n, x);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            share[j] = total[j] * (REAL)branch.weight;
+            if (branch.part != ONE)
+                share[j] = part_of(branch.part, x[j]) * share[j];
+            if (branch.coefficient != 1)
+                share[j] = (REAL)branch.coefficient * share[j];
+        }
+        if (branch.divisor.divides)
+            divide<V, STEP>(branch.divisor, run, at, in_sample, n, share);
+        write_relevance<V, STEP>(op, run, branch.out, at, n, share);
+    }
+}
+
 template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
                                                   i64 at, i64 in_sample, int n)
@@ -188,22 +212,7 @@ __device__ __forceinline__ void epilogue_backward(const Contraction& op, const R
         write_relevance<V, STEP>(op, run, op.out, at, n, total);
         return;
     }
-#pragma unroll 1
-    for (int b = 0; b < op.branches_count; b++) {
-        const Branch& branch = op.branches[b];
-        get<V, STEP>(run.at(branch.x) + at, n, x);
-#pragma unroll
-        for (int j = 0; j < V; j++) {
-            more[j] = total[j] * (REAL)branch.weight;
-            if (branch.part != ONE)
-                more[j] = part_of(branch.part, x[j]) * more[j];
-            if (branch.coefficient != 1)
-                more[j] = (REAL)branch.coefficient * more[j];
-        }
-        if (branch.divisor.divides)
-            divide<V, STEP>(branch.divisor, run, at, in_sample, n, more);
-        write_relevance<V, STEP>(op, run, branch.out, at, n, more);
-    }
+    write_branches<V, STEP>(op, run, at, in_sample, n, total);
 }
 
 template <int NS, int V, int STEP = 1>
