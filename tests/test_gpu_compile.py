@@ -234,7 +234,7 @@ def test_an_empty_log_leaves_what_is_shared_alone(nvrtc):
 
 DTYPES = {name: dtype for name, dtype in vars(structs).items() if isinstance(dtype, np.dtype) and dtype.names}
 STRUCTS = ("AXIS", "REGION", "GEOMETRY", "BUFFER", "TERM", "OUTPUT", "SHARE", "CONTRACTION", "FUNCTION")
-STRUCTS += ("RECURRENCE", "LIGHT")
+STRUCTS += ("RECURRENCE", "LIGHT", "DIVISOR", "BRANCH")
 #: a field's kind as NumPy calls it, where addresses are unsigned integers and V is a struct
 KIND_OF = """
 template <class T> struct Kind { enum { kind = 'V' }; };

@@ -49,6 +49,24 @@ cases = {
     "3d": Convolution(False, (16, 16, 16), (16, 16, 16), 1, 32, 64, windows(same, same, same)),
     "odd channels": Convolution(False, (16, 16), (16, 16), 1, 17, 23, windows(same, same)),
 }
+def network(name, size, source, out, stride=1, width=3):
+    windows_ = windows(*[(width, stride, 1, width // 2)] * 2)
+    sizes = (size, size), (size // stride, size // stride)
+    cases[f"{name} {size} {source} {out} {stride} {width}"] = Convolution(False, *sizes, 1, source, out, windows_)
+    back = Convolution(True, *sizes[::-1], 1, out, source, windows_)
+    if stride == 1:
+        back = Convolution(False, *sizes, 1, out, source, windows_)
+    cases[f"{name} {size} {source} {out} {stride} {width} backwards"] = back
+for size, source, out in (
+    (224, 64, 64), (112, 64, 128), (112, 128, 128), (56, 128, 256), (56, 256, 256), (28, 256, 512), (28, 512, 512),
+    (14, 512, 512),
+):
+    network("VGG16", size, source, out)
+for size, depth in ((56, 64), (28, 128), (14, 256), (7, 512)):
+    network("ResNet18", size, depth, depth)
+    if depth > 64:
+        network("ResNet18", 2 * size, depth // 2, depth, 2)
+        network("ResNet18", 2 * size, depth // 2, depth, 2, 1)
 found = {}
 for name, convolution in cases.items():
     for kind, tf32 in (("float32", False), ("float32", True), ("float64", False)):

@@ -149,6 +149,22 @@ def test_a_batch_is_shared_by_all_gpus(standin):
         one.analyze(x)
 
 
+def test_runs_on_several_gpus_keep_their_handles(standin, monkeypatch):
+    """Every run has threads of its own; handles, and the memory that they hold, outlive these."""
+    from cupy_backends.cuda.libs import cublas
+
+    from lrpfast.kernels.cuda import contractions
+
+    monkeypatch.setattr(contractions, "LIBRARY_FLOPS", 1)
+    monkeypatch.setattr(contractions, "NARROW", 0)
+    standin.CONFIG["devices"] = 2
+    x, one, counts = cases.inputs(150, 9), analyzer(), []
+    for _ in range(3):
+        expected(x).check(one.analyze(x))
+        counts.append(len(cublas._handles))
+    assert counts[0] >= 2 and counts[-1] == counts[0]
+
+
 def test_one_gpu_of_several(standin):
     standin.CONFIG["devices"] = 3
     one = analyzer(device="gpu:2")

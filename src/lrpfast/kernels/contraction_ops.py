@@ -68,6 +68,7 @@ class Term:
 class Output:
     """buffer = Σ_a coefficients[a] · accumulator_a + constant, clamped at 0 where ``relu``; ``zero`` where that is 0.
 
+    ``plus`` is a buffer whose values are added before that, where a backend has fused a sum (cuda/fuse.py).
     The constant has shape (N,), or (rows · N,) where it differs by row; N is here the number of
     output channels, of all groups together.
     """
@@ -77,6 +78,7 @@ class Output:
     constant: np.ndarray | None = None
     relu: bool = False
     zero: float = 0.0
+    plus: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,18 @@ class DivideBySign(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class Branch:
+    """out = coefficient · part(x) · weight · s, then, if asked, divided: a sum's share of relevance for one input."""
+
+    x: int
+    out: int
+    part: str = "x"
+    weight: float = 1.0
+    coefficient: float = 1.0
+    divide: Divide | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Redistribute(Operation):
     """out = Σ_shares coefficient · part(x) ⊙ accumulator, then, if asked, divided.
 
@@ -151,6 +165,9 @@ class Redistribute(Operation):
     geometry ``out`` is the source's grid and ``source`` the output's, and its weights of shape (K, taps · N) make for
     each tap what is added to the row it names, source row after source row. For outputs of so few channels that
     sums over taps would leave vectors empty; `Backend.scatter_columns` says how few.
+
+    A backend that fuses operations (cuda/fuse.py) adds the relevance in the buffer ``plus`` before it divides, and has
+    ``branches`` made of the result, which itself is then not written: ``out`` is the first one's.
     """
 
     terms: tuple[Term, ...]
@@ -162,3 +179,12 @@ class Redistribute(Operation):
     diagonal: bool = False
     tf32: bool = True
     scatter: bool = False
+    plus: int | None = None
+    branches: tuple[Branch, ...] = ()
+
+
+def is_fused(operation: Operation) -> bool:
+    """Whether it does what a backend has fused into it."""
+    if isinstance(operation, Contract):
+        return any(o.plus is not None for o in operation.outputs)
+    return isinstance(operation, Redistribute) and (operation.plus is not None or bool(operation.branches))

@@ -10,8 +10,10 @@ import numpy as np
 from ..errors import DeviceError, InputError
 from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
+from .contraction_ops import is_fused
 from .interface import DEFAULT_START, Fault, PackedSize, Start
 from .memory_plan import flops, plan_memory, work_of
+from .operation import require
 from .passes import check_passes
 from .program import Program
 
@@ -84,6 +86,8 @@ class CompiledProgram:
     """A program as the compiled loops hold it."""
 
     def __init__(self, program: Program, isa: int) -> None:
+        for operation in (*program.forward, *program.backward):
+            require(not is_fused(operation), operation, "the CPU's kernels take no fused operations")
         offsets, width = plan_memory(program)
         self._program = program
         self._executable = Executable(program, isa, offsets, width, CACHE_BYTES)

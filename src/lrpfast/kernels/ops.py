@@ -32,13 +32,19 @@ __all__ = ["AttentionBack", "AttentionOp", "DotBack", "DotOp", "MaskedSoftmax"] 
 
 
 def _contract_buffers(operation: Contract) -> tuple[Buffers, Buffers]:
-    return tuple(t.source for t in operation.terms), tuple(o.buffer for o in operation.outputs)
+    added = tuple(o.plus for o in operation.outputs if o.plus is not None)
+    return (*(t.source for t in operation.terms), *added), tuple(o.buffer for o in operation.outputs)
+
+
+def _divisors(divide: Divide | None) -> Buffers:
+    return () if divide is None else (buffer_of(divide, "z"), divide.mask_z)
 
 
 def _redistribute_buffers(operation: Redistribute) -> tuple[Buffers, Buffers]:
-    divide = operation.divide
-    divisors = () if divide is None else (buffer_of(divide, "z"), divide.mask_z)
-    return (operation.x, *(t.source for t in operation.terms), *divisors), (operation.out,)
+    reads = (operation.x, *(t.source for t in operation.terms), *_divisors(operation.divide), operation.plus)
+    for branch in operation.branches:
+        reads += (branch.x, *_divisors(branch.divide))
+    return reads, tuple(b.out for b in operation.branches) or (operation.out,)
 
 
 ROWS[Contract] = Row("contract", _contract_buffers, verify.check_contraction, no_arguments)

@@ -118,6 +118,12 @@ def check_shares(operation: Redistribute, sizes: Sequence[int], size: int, sums:
     require(fit, operation, "a bound has one value or a sample's")
     if operation.divide is not None:
         check_divisors(operation.divide, sizes, size)
+    require(operation.plus is None or sizes[operation.plus] == size, operation, "what is added differs in size")
+    require(len(operation.branches) <= MAX_SUMS, operation, f"at most {MAX_SUMS} branches are possible")
+    for branch in operation.branches:
+        require({sizes[branch.x], sizes[branch.out]} == {size}, operation, "branches differ in size")
+        if branch.divide is not None:
+            check_divisors(branch.divide, sizes, size)
 
 
 def check_outputs(operation: Contract, sizes: Sequence[int], size: int, sums: int) -> None:
@@ -125,6 +131,7 @@ def check_outputs(operation: Contract, sizes: Sequence[int], size: int, sums: in
     require(len(operation.outputs) <= MAX_SUMS, operation, f"at most {MAX_SUMS} outputs are possible")
     for output in operation.outputs:
         require(sizes[output.buffer] == size, operation, "outputs differ in size")
+        require(output.plus is None or sizes[output.plus] == size, operation, "what is added differs in size")
         require(len(output.coefficients) <= sums, operation, "more coefficients than sums")
         require(not (output.relu and output.zero), operation, "a ReLU gives 0 as it is")
         require(

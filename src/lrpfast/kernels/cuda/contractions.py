@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import DeviceError, InputError
 from ..codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS
-from ..contraction_ops import Contract, Redistribute, Share, Term
+from ..contraction_ops import Contract, Divide, Redistribute, Share, Term
 from ..geometry import Geometry
 from ..operation import require, row_of
 from ..program import Program
@@ -25,7 +25,7 @@ from . import cublas, cudnn, tiles
 from .convolution_sums import ConvolutionSums
 from .convolutions import NotPlain
 from .device_arrays import DeviceArrays
-from .structs import BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM
+from .structs import BRANCH, BUFFER, CONTRACTION, OUTPUT, POINTER, SHARE, TERM
 from .tiles import Tile
 
 #: The longest chain of multiply-adds in a sum: longer ones are split, because rounding errors grow along a chain.
@@ -226,7 +226,7 @@ class Contraction:
         record["check"], record["round"] = check, self.round
         record["geometry"] = arrays.geometry(self.geometry, operation) if self.geometry is not None else 0
         nowhere = np.array((0, 0), BUFFER)
-        record["x"] = record["out"] = record["z"] = record["mask_z"] = nowhere
+        record["x"] = record["out"] = record["plus"] = nowhere
         if isinstance(operation, Contract):
             self._forward(record, operation, arrays, locate)
         else:
@@ -238,6 +238,8 @@ class Contraction:
         outputs = np.zeros(len(operation.outputs), OUTPUT)
         for item, output in zip(outputs, operation.outputs, strict=True):
             item["buffer"], item["relu"], item["zero"] = locate(output.buffer), output.relu, output.zero
+            if output.plus is not None:
+                item["plus"] = locate(output.plus)
             item["constant"] = arrays.vector(output.constant)
             item["per_row"] = output.constant is not None and np.size(output.constant) > self.width
             item["coefficients"][: len(output.coefficients)] = output.coefficients
@@ -253,17 +255,15 @@ class Contraction:
             item["step"] = share.bound is not None and np.size(share.bound) > 1
         record["shares_count"], record["shares"] = len(shares), arrays.put(shares)
         record["x"], record["out"] = locate(operation.x), locate(operation.out)
-        divide = operation.divide
-        if divide is None:
-            return
-        record["divides"], record["mask"] = 1, divide.mask
-        record["stabilizer"], record["stabilizer_value"] = STABILIZERS[divide.kind], divide.stabilizer
-        if isinstance(divide.z, int):
-            record["z"] = locate(divide.z)
-        else:
-            record["z_constant"] = arrays.vector(divide.z)
-        if divide.mask_z is not None:
-            record["mask_z"] = locate(divide.mask_z)
+        _divide(record["divisor"], operation.divide, arrays, locate)
+        if operation.plus is not None:
+            record["plus"] = locate(operation.plus)
+        branches = np.zeros(len(operation.branches), BRANCH)
+        for item, branch in zip(branches, operation.branches, strict=True):
+            item["x"], item["out"], item["part"] = locate(branch.x), locate(branch.out), SHARE_PARTS[branch.part]
+            item["weight"], item["coefficient"] = branch.weight, branch.coefficient
+            _divide(item["divisor"], branch.divide, arrays, locate)
+        record["branches_count"], record["branches"] = len(branches), arrays.put(branches)
 
     def _term(self, record: np.ndarray, part: Part, size: int, arrays: DeviceArrays, locate: Locate) -> None:
         term = part.term
@@ -437,6 +437,20 @@ class Contraction:
 def _matrix(term: Term) -> np.ndarray:
     """The weights (K, N) of a term with one region and one group."""
     return term.weights[0][0] if isinstance(term.weights, tuple) else term.weights
+
+
+def _divide(record: np.ndarray, divide: Divide | None, arrays: DeviceArrays, locate: Locate) -> None:
+    """Describe a division."""
+    if divide is None:
+        return
+    record["divides"], record["mask"] = 1, divide.mask
+    record["stabilizer"], record["value"] = STABILIZERS[divide.kind], divide.stabilizer
+    if isinstance(divide.z, int):
+        record["z"] = locate(divide.z)
+    else:
+        record["constant"] = arrays.vector(divide.z)
+    if divide.mask_z is not None:
+        record["mask_z"] = locate(divide.mask_z)
 
 
 def _taps(geometry: Geometry) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ...errors import DeviceError
 
-_local = threading.local()  # a handle belongs to a thread and a device
+#: handles that no call is using, by device and stream: a handle's own memory may be in use on its last stream
+_free: dict[tuple[int, int], list[Any]] = {}
+_checked: set[int] = set()  # devices on which a float32 product was exact
+_lock = threading.Lock()
 _missing: str | None = None
 
 
@@ -25,8 +30,8 @@ def problem() -> str | None:
         import cupy
 
         try:
-            _handle(cupy.cuda.runtime.getDevice())
-            _missing = ""
+            with _handle(cupy.cuda.runtime.getDevice()):
+                _missing = ""
         except DeviceError:  # it works, but its results are wrong
             raise
         except Exception as error:
@@ -38,24 +43,35 @@ def forget() -> None:
     """Look for cuBLAS again, for tests."""
     global _missing
     _missing = None
-    _local.__dict__.clear()
+    _free.clear()
+    _checked.clear()
 
 
-def _handle(device: int) -> Any:
+@contextlib.contextmanager
+def _handle(device: int) -> Iterator[Any]:
+    """A handle of the current device on the current stream that no other thread uses meanwhile."""
+    import cupy
     from cupy_backends.cuda.libs import cublas
 
-    handles = _local.__dict__.setdefault("handles", {})
-    if device not in handles:
-        handles[device] = cublas.create()
-        try:
-            _check(device)
-        except BaseException:
-            cublas.destroy(handles.pop(device))
-            raise
-    return handles[device]
+    stream = int(cupy.cuda.get_current_stream().ptr)
+    with _lock:
+        free = _free.setdefault((device, stream), [])
+        handle = free.pop() if free else None
+    if handle is None:
+        handle = cublas.create()
+        cublas.setStream(handle, stream)
+        cublas.setMathMode(handle, 0)  # CUBLAS_DEFAULT_MATH
+    try:
+        if device not in _checked:
+            _check(handle)
+            _checked.add(device)
+        yield handle
+    finally:
+        with _lock:
+            free.append(handle)
 
 
-def _check(device: int) -> None:
+def _check(handle: Any) -> None:
     """Check that a float32 product of numbers that TF32 would round is exact; else something forces TF32."""
     import cupy
 
@@ -64,7 +80,7 @@ def _check(device: int) -> None:
     b = cupy.empty((32, 32), np.float32)
     b.set(np.eye(32, dtype=np.float32))
     out = cupy.empty((32, 32), np.float32)
-    gemm(device, (32, 32, 32), a.data.ptr, (b.data.ptr, 32, 1), out.data.ptr, np.dtype(np.float32))
+    _gemm(handle, (32, 32, 32), a.data.ptr, (b.data.ptr, 32, 1), out.data.ptr, np.dtype(np.float32))
     if (out.get() != np.float32(1 + 2.0**-12)).any():
         raise DeviceError(
             "cuBLAS rounds float32 products to TF32 on this machine though it is asked not to; "
@@ -87,13 +103,23 @@ def gemm(
 
     ``weights`` is (address, row step, column step). With ``tf32``, the operands are already rounded to TF32.
     """
-    import cupy
+    with _handle(device) as handle:
+        _gemm(handle, shape, a, weights, out, dtype, tf32, add)
+
+
+def _gemm(
+    handle: Any,
+    shape: tuple[int, int, int],
+    a: int,
+    weights: tuple[int, int, int],
+    out: int,
+    dtype: np.dtype,
+    tf32: bool = False,
+    add: bool = False,
+) -> None:
     from cupy_backends.cuda.libs import cublas
 
     rows, columns, depth = shape
-    handle = _handle(device)
-    cublas.setStream(handle, cupy.cuda.get_current_stream().ptr)
-    cublas.setMathMode(handle, 0)  # CUBLAS_DEFAULT_MATH
     one, other = np.ones((), dtype), np.full((), 1 if add else 0, dtype)
     kind = 1 if dtype == np.float64 else 0  # CUDA_R_64F, CUDA_R_32F
     compute = 70 if dtype == np.float64 else 77 if tf32 else 68  # CUBLAS_COMPUTE_64F, _32F_FAST_TF32, _32F

@@ -14,7 +14,7 @@ struct Term {
     const REAL* const* others;            // and for the next one, or 0
 };
 struct Output {
-    Buffer buffer;
+    Buffer buffer, plus;                  // what is added to the sums, if it has a size
     const REAL* constant;
     int per_row, relu;
     double zero;                          // what stands for a value of exactly 0
@@ -25,19 +25,31 @@ struct Share {
     int accumulator, part, step, unused;
     double coefficient;
 };
+struct Divisor {                          // z + stabilizer, and where the mask allows a result
+    Buffer z, mask_z;
+    const REAL* constant;                 // in z's place, or 0
+    double value;
+    int divides, stabilizer, mask, unused;
+};
+struct Branch {                           // what a sum's layer does for one of its inputs
+    Buffer x, out;
+    Divisor divisor;
+    int part;
+    double weight, coefficient;
+};
 struct Contraction {
     int terms_count, sums, outputs_count, shares_count;
     int rows, width, columns, groups;     // of a sample's output; columns are a group's
-    int check, round, divides, stabilizer;
-    int mask;
+    int check, round;
     int quads;                            // whether all weights can be copied by 16 bytes
-    double stabilizer_value;
-    Buffer x, out, z, mask_z;
-    const REAL* z_constant;
+    int branches_count;                   // into which the result goes; without any it is written itself
+    Divisor divisor;
+    Buffer x, out, plus;                  // the last is added to the sums' relevance, if it has a size
     const Geometry* geometry;             // whose out positions all terms share, or 0
     const Term* terms;
     const Output* outputs;
     const Share* shares;
+    const Branch* branches;
 };
 
 // Sums of V columns, STEP apart, become outputs or relevance. `at` is where the first one is among all
@@ -73,6 +85,12 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
             for (int j = 0; j < V; j++)
                 value[j] = value[j] + more[j];
         }
+        if (output.plus.size) {
+            get<V, STEP>(run.at(output.plus) + at, n, more);
+#pragma unroll
+            for (int j = 0; j < V; j++)
+                value[j] = value[j] + more[j];
+        }
 #pragma unroll
         for (int j = 0; j < V; j++) {
             bad |= j * STEP < n && !finite_(value[j]); // before a ReLU can hide it
@@ -85,6 +103,61 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
     }
     if (bad)
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
+}
+
+// Relevance of V columns, STEP apart, divided in place.
+template <int V, int STEP>
+__device__ __forceinline__ void divide(const Divisor& by, const Run& run, i64 at, i64 in_sample, int n, REAL (&total)[V])
+{
+    REAL more[V];
+    get<V, STEP>(by.constant ? by.constant + in_sample : run.at(by.z) + at, n, more);
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        total[j] = divide_stabilized(total[j], more[j], (REAL)by.value, by.stabilizer);
+    if (by.mask) {
+        get<V, STEP>(run.at(by.mask_z) + at, n, more);
+#pragma unroll
+        for (int j = 0; j < V; j++)
+            total[j] = (by.mask > 0 ? more[j] > 0 : more[j] < 0) ? total[j] : (REAL)0;
+    }
+}
+
+// Finished relevance of V columns goes to memory.
+template <int V, int STEP>
+__device__ __forceinline__ void write_relevance(const Contraction& op, const Run& run, const Buffer& out, i64 at, int n,
+                                                const REAL (&total)[V])
+{
+    bool bad = false;
+#pragma unroll
+    for (int j = 0; j < V; j++)
+        bad |= j * STEP < n && !finite_(total[j]);
+    put<V, STEP>(run.at(out) + at, n, total);
+    if (bad && op.check)
+        run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
+}
+
+// What a sum's layer does with finished relevance for each of its inputs.
+template <int V, int STEP>
+__device__ __forceinline__ void write_branches(const Contraction& op, const Run& run, i64 at, i64 in_sample, int n,
+                                               const REAL (&total)[V])
+{
+#pragma unroll 1
+    for (int b = 0; b < op.branches_count; b++) {
+        const Branch& branch = op.branches[b];
+        REAL x[V], share[V];
+        get<V, STEP>(run.at(branch.x) + at, n, x);
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            share[j] = total[j] * (REAL)branch.weight;
+            if (branch.part != ONE)
+                share[j] = part_of(branch.part, x[j]) * share[j];
+            if (branch.coefficient != 1)
+                share[j] = (REAL)branch.coefficient * share[j];
+        }
+        if (branch.divisor.divides)
+            divide<V, STEP>(branch.divisor, run, at, in_sample, n, share);
+        write_relevance<V, STEP>(op, run, branch.out, at, n, share);
+    }
 }
 
 template <int NS, int V, int STEP = 1>
@@ -127,25 +200,19 @@ __device__ __forceinline__ void epilogue_backward(const Contraction& op, const R
             total[j] = h ? total[j] + value[j] : value[j];
         }
     }
-    if (op.divides) {
-        get<V, STEP>(op.z_constant ? op.z_constant + in_sample : run.at(op.z) + at, n, more);
+    if (op.plus.size) {
+        get<V, STEP>(run.at(op.plus) + at, n, more);
 #pragma unroll
         for (int j = 0; j < V; j++)
-            total[j] = divide_stabilized(total[j], more[j], (REAL)op.stabilizer_value, op.stabilizer);
-        if (op.mask) {
-            get<V, STEP>(run.at(op.mask_z) + at, n, more);
-#pragma unroll
-            for (int j = 0; j < V; j++)
-                total[j] = (op.mask > 0 ? more[j] > 0 : more[j] < 0) ? total[j] : (REAL)0;
-        }
+            total[j] = total[j] + more[j];
     }
-    bool bad = false;
-#pragma unroll
-    for (int j = 0; j < V; j++)
-        bad |= j * STEP < n && !finite_(total[j]);
-    put<V, STEP>(run.at(op.out) + at, n, total);
-    if (bad && op.check)
-        run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
+    if (op.divisor.divides)
+        divide<V, STEP>(op.divisor, run, at, in_sample, n, total);
+    if (!op.branches_count) {
+        write_relevance<V, STEP>(op, run, op.out, at, n, total);
+        return;
+    }
+    write_branches<V, STEP>(op, run, at, in_sample, n, total);
 }
 
 template <int NS, int V, int STEP = 1>

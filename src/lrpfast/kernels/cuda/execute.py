@@ -18,6 +18,7 @@ from . import modules
 from .contractions import Contraction
 from .device_arrays import DeviceArrays
 from .devices import Gpu
+from .fuse import fuse
 from .launch import Chunk, StartOnDevice, blocks_for
 from .light import Light
 from .structs import INPUT, RESULT
@@ -36,6 +37,7 @@ class Executable:
     """A compiled program on one GPU, which is current whenever it is used."""
 
     def __init__(self, program: Program, gpu: Gpu) -> None:
+        program = fuse(program)
         self.program, self.gpu, self.dtype = program, gpu, np.dtype(program.dtype)
         if program.operands == "split" and not gpu.tensor_cores:
             raise DeviceError(

@@ -17,10 +17,12 @@ from ..interface import Fault, Start
 from .execute import Executable
 from .launch import FAULTS, Chunk, StartOnDevice, as_fault, bits_of
 
-#: The largest work of a batch for which launches are a considerable part of the time.
-REPLAY_FLOPS = 1 << 31
-#: The largest number of graphs that an analyzer keeps on a device, and of bytes of each graph's own memory.
-MOST, MOST_BYTES = 4, 256 << 20
+#: The largest work of a batch for which launches are a considerable part of the time: at least this, and for each
+#: operation as much as takes about as long as a launch from Python, some 10 µs. More is computed while the next is
+#: launched.
+REPLAY_FLOPS, FLOPS_PER_LAUNCH = 1 << 31, 1 << 29
+#: The largest number of graphs that an analyzer keeps on a device, and of bytes of each graph's own memory, and of all.
+MOST, MOST_BYTES, MOST_BYTES_TOGETHER = 16, 256 << 20, 512 << 20
 
 
 class CudaGraphCache:
@@ -38,7 +40,11 @@ class CudaGraphCache:
         samples = len(x)
         if start.passes is not None:  # their number and masks differ from run to run
             return None
-        if samples * executable.flops > REPLAY_FLOPS or on_device(x) != on_device(out) or not out.flags.c_contiguous:
+        if (
+            samples * executable.flops > self._most_flops(executable)
+            or on_device(x) != on_device(out)
+            or not out.flags.c_contiguous
+        ):
             return None
         key = (samples, x.dtype, on_device(x), StartOnDevice.key(start))
         with self._lock:
@@ -55,11 +61,21 @@ class CudaGraphCache:
             try:
                 graph = CudaGraph(executable, x, start)
             except cupy.cuda.memory.OutOfMemoryError:  # without memory for a graph, the batch runs without one
+                del self._launch_counts[key]
                 return None
             self._graphs[key] = graph
-            while len(self._graphs) > MOST:
-                self._graphs.popitem(last=False)
+            while len(self._graphs) > MOST or sum(g.nbytes for g in self._graphs.values()) > MOST_BYTES_TOGETHER:
+                oldest, _ = self._graphs.popitem(last=False)
+                self._launch_counts.pop(
+                    oldest, None
+                )  # it must repeat again: sizes that take turns are not recorded anew
             return graph
+
+    @staticmethod
+    def _most_flops(executable: Executable) -> int:
+        """The largest work of a batch that is replayed; none where `REPLAY_FLOPS` is 0."""
+        operations = len(executable.forward) + len(executable.backward)
+        return max(REPLAY_FLOPS, operations * FLOPS_PER_LAUNCH) if REPLAY_FLOPS else 0
 
 
 class CudaGraph:
@@ -76,6 +92,8 @@ class CudaGraph:
         self.out = cupy.empty((start.count, samples, sizes[executable.result]), dtype)
         self.work = cupy.empty(-(-executable.workspace_bytes(samples) // dtype.itemsize), dtype)
         self.faults = cupy.empty(len(FAULTS), np.uint64)
+        arrays = {id(a): a.nbytes for a in (self.raw, self.x, self.out, self.work)}
+        self.nbytes: int = sum(arrays.values())
         self.start = StartOnDevice(start, dtype, sizes[executable.program.output])
         self.outs = [self.out[i] for i in range(start.count)]
         chunk = Chunk(executable.gpu, dtype, self.work, samples, executable.width, self.x, self.outs[0], self.faults)

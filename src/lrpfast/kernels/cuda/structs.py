@@ -31,19 +31,29 @@ TERM = _struct(
     ("others", POINTER),
 )
 OUTPUT = _struct(
-    *(("buffer", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("zero", DOUBLE)),
+    *(("buffer", BUFFER), ("plus", BUFFER), ("constant", POINTER), ("per_row", INT), ("relu", INT), ("zero", DOUBLE)),
     ("coefficients", DOUBLE, MAX_SUMS),
 )
 SHARE = _struct(
     ("bound", POINTER), *((name, INT) for name in ("accumulator", "part", "step", "unused")), ("coefficient", DOUBLE)
 )
+DIVISOR = _struct(
+    ("z", BUFFER),
+    ("mask_z", BUFFER),
+    ("constant", POINTER),
+    ("value", DOUBLE),
+    *((name, INT) for name in ("divides", "stabilizer", "mask", "unused")),
+)
+BRANCH = _struct(
+    ("x", BUFFER), ("out", BUFFER), ("divisor", DIVISOR), ("part", INT), ("weight", DOUBLE), ("coefficient", DOUBLE)
+)
 CONTRACTION = _struct(
     *((name, INT) for name in ("terms_count", "sums", "outputs_count", "shares_count")),
     *((name, INT) for name in ("rows", "width", "columns", "groups")),
-    *((name, INT) for name in ("check", "round", "divides", "stabilizer", "mask", "quads")),
-    ("stabilizer_value", DOUBLE),
-    *((name, BUFFER) for name in ("x", "out", "z", "mask_z")),
-    *((name, POINTER) for name in ("z_constant", "geometry", "terms", "outputs", "shares")),
+    *((name, INT) for name in ("check", "round", "quads", "branches_count")),
+    ("divisor", DIVISOR),
+    *((name, BUFFER) for name in ("x", "out", "plus")),
+    *((name, POINTER) for name in ("geometry", "terms", "outputs", "shares", "branches")),
 )
 FUNCTION = _struct(("number", INT), ("unused", INT), ("parameters", DOUBLE, 3))
 RECURRENCE = _struct(
