@@ -87,12 +87,11 @@ __device__ __forceinline__ void epilogue_forward(const Contraction& op, const Ru
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
 
-template <int NS, int V, int STEP = 1>
+template <int NS, int V, int STEP = 1, bool STREAMED = false>
 __device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
-                                                  i64 at, i64 in_sample, int n)
+                                                  const REAL (&x)[V], i64 at, i64 in_sample, int n)
 {
-    REAL x[V], total[V], more[V];
-    get<V, STEP>(run.at(op.x) + at, n, x);
+    REAL total[V], more[V];
 #pragma unroll
     for (int j = 0; j < V; j++)
         total[j] = 0;
@@ -143,7 +142,7 @@ __device__ __forceinline__ void epilogue_backward(const Contraction& op, const R
 #pragma unroll
     for (int j = 0; j < V; j++)
         bad |= j * STEP < n && !finite_(total[j]);
-    put<V, STEP>(run.at(op.out) + at, n, total);
+    put<V, STEP, STREAMED>(run.at(op.out) + at, n, total);
     if (bad && op.check)
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
@@ -152,8 +151,21 @@ template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void epilogue(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
                                        i64 in_sample, int n)
 {
-    if (op.shares_count)
-        epilogue_backward<NS, V, STEP>(op, run, sums, at, in_sample, n);
-    else
+    if (op.shares_count) {
+        REAL x[V];
+        get<V, STEP>(run.at(op.x) + at, n, x);
+        epilogue_backward<NS, V, STEP>(op, run, sums, x, at, in_sample, n);
+    } else
         epilogue_forward<NS, V, STEP>(op, run, sums, at, in_sample, n);
+}
+
+// The same of a window (many_k.cu), whose x has been read. Relevance of many values is not read again soon.
+template <int NS, int V>
+__device__ __forceinline__ void epilogue_of_window(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                   const REAL (&x)[V], i64 at, i64 in_sample, int n)
+{
+    if (op.shares_count)
+        epilogue_backward<NS, V, 1, true>(op, run, sums, x, at, in_sample, n);
+    else
+        epilogue_forward<NS, V>(op, run, sums, at, in_sample, n);
 }
