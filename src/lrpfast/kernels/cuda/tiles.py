@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import DeviceError
-
-if TYPE_CHECKING:
-    from .devices import Gpu
 
 #: The tile for products that are wide and have many rows: "wide", which has been measured, or one of `TRIALS`, which
 #: have not been. Set by LRPFAST_GPU_TILE.
@@ -133,7 +130,7 @@ def tile(kind: str, kernel: str) -> Tile:
     return _BY_KERNEL[kind, kernel]
 
 
-def trial_of(kind: str, sums: int, rows: int, columns: int, pieces: int, quads: bool, gpu: Gpu) -> Tile | None:
+def trial_of(kind: str, sums: int, rows: int, columns: int, pieces: int, quads: bool, gpu: Any) -> Tile | None:
     """The trial that `CHOICE` names for so many sums, where it has one that fits the device and fills it, else None.
 
     Parameters
@@ -148,7 +145,7 @@ def trial_of(kind: str, sums: int, rows: int, columns: int, pieces: int, quads: 
         The number of regions times that of groups.
     quads : bool
         Whether all rows that are multiplied can be copied by 16 bytes: a trial's tiles for tensor cores need that.
-    gpu : Gpu
+    gpu : devices.Gpu
         Of compute capability 8.0 at least, or there is no trial.
 
     Raises
