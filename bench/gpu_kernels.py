@@ -47,6 +47,9 @@ LARGE_RULES = [
     ("z_box", {"low": -3.0, "high": 4.0}),
 ]
 
+#: Modules that are used only where a switch says so; gpu_experiments.py launches them.
+UNUSED = ("trial_tile", "many_k")
+
 #: What the cast kernels take, of NumPy's types.
 TYPES = (
     *("float16", "float32", "float64", "int8", "uint8", "int16"),
@@ -685,9 +688,14 @@ def steps(options: Options) -> Iterator[Step]:
 
 def every_kernel() -> set[tuple[str, str, str]]:
     """(module, kind, name) of all kernels, as the sources have them."""
-    found = {("tile", kind, tile.kernel) for kind, all_tiles in tiles.TILES.items() for tile in all_tiles}
+    found = {
+        ("tile", kind, tile.kernel)
+        for kind, all_tiles in tiles.TILES.items()
+        for tile in all_tiles
+        if tile.module == "tile"
+    }
     for module in modules.MODULES:
-        if module == "tile":
+        if module in modules.TILE_MODULES or module in UNUSED:
             continue
         text = re.sub(r"//[^\n]*|\\\n", "", modules.source(module))
         text = re.sub(r"^#define.*$", "", text, flags=re.M)

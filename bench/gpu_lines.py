@@ -148,7 +148,9 @@ def launched_kernels() -> set[tuple[str, str, str]]:
     function = modules.function
 
     def noted(device: int, module: str, kind: str, name: str) -> Any:
-        found.add((module, "float32" if kind == "tensor" and module != "tile" else kind, name))
+        found.add(
+            (module, "float32" if kind in modules.TENSOR_KINDS and module not in modules.TILE_MODULES else kind, name)
+        )
         return function(device, module, kind, name)
 
     modules.function = noted

@@ -44,8 +44,8 @@ FAULTS = {
     "taps outside the image count": ("tile", "if (a >= 0 && b >= 0 && c >= 0)", "if (a >= 0 && b >= 0)", "float32"),
     "a fragment's rows exchanged": (
         "tile",
-        "e % 2 * 8) * pitch + k + q + e / 2 * 4",
-        "e / 2 * 8) * pitch + k + q + e % 2 * 4",
+        "lane % 16) * pitch + k + lane / 16 * 4",
+        "lane / 16 * 8 + lane % 8) * pitch + k + lane / 8 % 2 * 4",
         "tf32",
     ),
     "the low half of the rows is left out": ("tile", "MMA_TF32(eight, low_a, b[j]);", "", "3xtf32"),

@@ -300,6 +300,13 @@ static void mma_m16n8k8(float* d, const unsigned* a, const unsigned* b, int line
     }
 }
 
+// ldmatrix.x4: lane 8 m + r gives the address of row r of matrix m, 16 bytes, of which each lane gets a fourth
+static void ldmatrix_x4(unsigned* a, const void* row, int line) {
+    if ((uintptr_t)row % 16) fail("misaligned ldmatrix in line %d, %s", line, where(current));
+    int me = lane(), half = meet(0xffffffffu, (uintptr_t)row, line);
+    for (int m = 0; m < 4; ++m) a[m] = ((const unsigned*)warp().value[half][8 * m + me / 4])[me % 4];
+}
+
 // ---- blocks and launches -----------------------------------------------------------------------
 static void run_block(size_t dynamic_bytes) {
     ++block_number;

@@ -113,7 +113,15 @@ __device__ __forceinline__ void get(const REAL* p, int n, REAL (&v)[V])
     }
 }
 
-template <int V, int STEP = 1>
+// The same 16 bytes as the compiler's own vector.
+#ifdef DOUBLE
+typedef double2 Vector;
+#else
+typedef float4 Vector;
+#endif
+
+// STREAMED: what is written is not read again soon, so that caches need not keep it.
+template <int V, int STEP = 1, bool STREAMED = false>
 __device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
 {
     const int WIDTH = 16 / sizeof(REAL);
@@ -124,7 +132,10 @@ __device__ __forceinline__ void put(REAL* p, int n, const REAL (&v)[V])
 #pragma unroll
             for (int i = 0; i < WIDTH; i++)
                 quad.v[i] = j + i < V ? v[j + i] : (REAL)0;
-            *reinterpret_cast<Quad*>(p + j) = quad;
+            if (STREAMED)
+                __stcs(reinterpret_cast<Vector*>(p + j), *reinterpret_cast<const Vector*>(&quad));
+            else
+                *reinterpret_cast<Quad*>(p + j) = quad;
         }
     } else {
 #pragma unroll

@@ -219,6 +219,7 @@ class Contraction:
         terms = np.zeros(len(parts), TERM)
         for i, part in enumerate(parts):
             self._term(terms[i : i + 1], part, program.sizes[part.term.source], arrays, locate)
+        self.quads = bool(terms["quads"].all())
         record["quads"] = self.columns % self.quad == 0 and bool((terms["column_step"] == 1).all())
         record["terms_count"], record["terms"] = len(terms), arrays.put(terms)
         record["sums"], record["rows"], record["width"] = self.sums, self.rows, self.width
@@ -333,6 +334,8 @@ class Contraction:
             name = "middle"
         tile = tiles.tile(self.kind, f"{name}_{sums}")
         pieces = len(self.region_rows) * self.groups
+        if name == "wide":
+            tile = tiles.trial_of(self.kind, sums, rows, self.columns, pieces, self.quads, self.gpu) or tile
         blocks = -(-rows // tile.rows) * -(-self.columns // tile.columns) * pieces
         depth = max(self.depths)
         splits = max(1, -(-depth // LONGEST_CHAIN))
@@ -397,7 +400,7 @@ class Contraction:
             )
             for a in range(1 if self.fused else self.sums):
                 arguments = (self.record, np.int32(a), np.int32(splits), np.uint64(planes))
-                chunk.launch_grid("tile", self.kind, tile.kernel, grid, arguments, tile.shared)
+                chunk.launch_grid(tile.module, self.kind, tile.kernel, grid, arguments, tile.shared)
             if fused:
                 return
         elements = chunk.samples * self.rows * self.width

@@ -12,6 +12,7 @@ from ..geometry import Geometry
 from ..operation import Operation
 from ..recurrent_ops import Recurrence, function_code
 from ..verify import check_geometry
+from .modules import MOST_FEW
 from .structs import GEOMETRY, INT, RECURRENCE, REGION
 
 
@@ -144,6 +145,39 @@ class DeviceArrays:
 
         address = self._shared((start, base.shape, "matrix", rounded, sign, scale), weights, copy)
         return (address, 1, weights.shape[0]) if by_columns else (address, weights.shape[1], 1)
+
+    def windows(
+        self, weights: np.ndarray, rounded: bool = False, sign: int = 0, scale: float = 1.0, origin: Any = None
+    ) -> tuple[int, int, int]:
+        """Weights (many, few) for rows that begin anywhere against 16 bytes (many_k.cu).
+
+        Parameters
+        ----------
+        weights : numpy.ndarray
+            Of shape (many, few), `few` at most `MOST_FEW`.
+        rounded, sign, scale, origin
+            As of `matrix`.
+
+        Returns
+        -------
+        tuple of int
+            The address of an array (shifts, `MOST_FEW`, pitch), whose row [s, n] has weights[:, n] from s on and else
+            zeros; and the steps from n to n + 1 and from s to s + 1.
+        """
+        quad = 16 // self.dtype.itemsize
+        many, few = weights.shape
+        pitch = -(-(many + quad - 1) // quad) * quad
+
+        def copy() -> np.ndarray:
+            values = part_of(np.ascontiguousarray(weights.T, self.dtype), sign, scale)
+            values = round_tf32(values) if rounded else values
+            shifted = np.zeros((quad, MOST_FEW, pitch), self.dtype)
+            for shift in range(quad):
+                shifted[shift, :few, shift : shift + many] = values
+            return shifted
+
+        key = (identity(weights, origin), weights.shape, "windows", rounded, sign, scale)
+        return self._shared(key, weights, copy), pitch, MOST_FEW * pitch
 
     def indices(self, value: np.ndarray) -> int:
         return self._lazy((id(value), "indices"), value, lambda: self.put(np.ascontiguousarray(value, INT)))

@@ -25,6 +25,7 @@ class Gpu:
     capability: str
     memory: int
     processors: int
+    shared_memory: int  # bytes that a block may take
 
     @property
     def tensor_cores(self) -> bool:
@@ -141,6 +142,7 @@ def _try(cupy: Any, index: int) -> Gpu:
             str(device.compute_capability),
             int(properties["totalGlobalMem"]),
             int(device.attributes["MultiProcessorCount"]),
+            int(device.attributes["MaxSharedMemoryPerBlockOptin"]),
         )
 
 

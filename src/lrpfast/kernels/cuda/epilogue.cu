@@ -123,7 +123,7 @@ __device__ __forceinline__ void divide(const Divisor& by, const Run& run, i64 at
 }
 
 // Finished relevance of V columns goes to memory.
-template <int V, int STEP>
+template <int V, int STEP, bool STREAMED = false>
 __device__ __forceinline__ void write_relevance(const Contraction& op, const Run& run, const Buffer& out, i64 at, int n,
                                                 const REAL (&total)[V])
 {
@@ -131,7 +131,7 @@ __device__ __forceinline__ void write_relevance(const Contraction& op, const Run
 #pragma unroll
     for (int j = 0; j < V; j++)
         bad |= j * STEP < n && !finite_(total[j]);
-    put<V, STEP>(run.at(out) + at, n, total);
+    put<V, STEP, STREAMED>(run.at(out) + at, n, total);
     if (bad && op.check)
         run.fault(NOT_FINITE, at / ((i64)op.rows * op.width));
 }
@@ -160,12 +160,11 @@ __device__ __forceinline__ void write_branches(const Contraction& op, const Run&
     }
 }
 
-template <int NS, int V, int STEP = 1>
+template <int NS, int V, int STEP = 1, bool STREAMED = false>
 __device__ __forceinline__ void epilogue_backward(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
-                                                  i64 at, i64 in_sample, int n)
+                                                  const REAL (&x)[V], i64 at, i64 in_sample, int n)
 {
-    REAL x[V], total[V], more[V];
-    get<V, STEP>(run.at(op.x) + at, n, x);
+    REAL total[V], more[V];
 #pragma unroll
     for (int j = 0; j < V; j++)
         total[j] = 0;
@@ -209,7 +208,7 @@ __device__ __forceinline__ void epilogue_backward(const Contraction& op, const R
     if (op.divisor.divides)
         divide<V, STEP>(op.divisor, run, at, in_sample, n, total);
     if (!op.branches_count) {
-        write_relevance<V, STEP>(op, run, op.out, at, n, total);
+        write_relevance<V, STEP, STREAMED>(op, run, op.out, at, n, total);
         return;
     }
     write_branches<V, STEP>(op, run, at, in_sample, n, total);
@@ -219,8 +218,21 @@ template <int NS, int V, int STEP = 1>
 __device__ __forceinline__ void epilogue(const Contraction& op, const Run& run, const REAL (&sums)[NS][V], i64 at,
                                        i64 in_sample, int n)
 {
-    if (op.shares_count)
-        epilogue_backward<NS, V, STEP>(op, run, sums, at, in_sample, n);
-    else
+    if (op.shares_count) {
+        REAL x[V];
+        get<V, STEP>(run.at(op.x) + at, n, x);
+        epilogue_backward<NS, V, STEP>(op, run, sums, x, at, in_sample, n);
+    } else
         epilogue_forward<NS, V, STEP>(op, run, sums, at, in_sample, n);
+}
+
+// The same of a window (many_k.cu), whose x has been read. Relevance of many values is not read again soon.
+template <int NS, int V>
+__device__ __forceinline__ void epilogue_of_window(const Contraction& op, const Run& run, const REAL (&sums)[NS][V],
+                                                   const REAL (&x)[V], i64 at, i64 in_sample, int n)
+{
+    if (op.shares_count)
+        epilogue_backward<NS, V, 1, true>(op, run, sums, x, at, in_sample, n);
+    else
+        epilogue_forward<NS, V>(op, run, sums, at, in_sample, n);
 }

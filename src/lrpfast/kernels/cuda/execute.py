@@ -14,13 +14,14 @@ from ..memory_plan import flops, plan_memory, touched
 from ..operation import Operation, row_of
 from ..ops import Activate, InitRelevance, MaskRelevance, RestoreNaN
 from ..program import Program
-from . import modules
+from . import many_k, modules
 from .contractions import Contraction
 from .device_arrays import DeviceArrays
 from .devices import Gpu
 from .fuse import fuse
 from .launch import Chunk, StartOnDevice, blocks_for
 from .light import Light
+from .many_k import ManyK
 from .structs import INPUT, RESULT
 
 #: Operations that take arrays of the run.
@@ -87,7 +88,8 @@ class Executable:
 
     def _compiled(self, operation: Operation, check: bool) -> Contraction | Light | OfRun:
         if isinstance(operation, (Contract, Redistribute)):
-            return Contraction(operation, self.program, self.arrays, self.locate, self.gpu, check)
+            kind = ManyK if many_k.applies(operation) else Contraction
+            return kind(operation, self.program, self.arrays, self.locate, self.gpu, check)
         if isinstance(operation, (InitRelevance, MaskRelevance)):
             return operation
         return Light(operation, self.program, self.arrays, self.locate, check)

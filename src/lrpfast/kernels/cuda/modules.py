@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ..codes import ENUMS
-from .tiles import TILES, tile
+from .tiles import TILES, TRIAL, tile
 
 FOLDER = Path(__file__).parent
 _RECURRENT = ("recurrent.cu", "recurrent_gradient.cu", "recurrent_back.cu")
 #: The files of each module, in order.
 MODULES = {
     "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
+    "trial_tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
     "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
+    "many_k": ("common.cu", "epilogue.cu", "many_k.cu"),
     "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
     "light": ("common.cu", "functions.cu", "light.cu", "attention.cu", *_RECURRENT),
     "input": ("common.cu", "input.cu"),
@@ -32,17 +34,21 @@ KINDS = {
     "3xtf32": ("-DREAL=float", "-DTENSOR_CORES", "-DSPLIT_OPERANDS"),
 }
 TENSOR_KINDS = ("tensor", "3xtf32")
+#: The modules whose kernels are tiles: those in use, and those that have not been measured (`tiles.CHOICE`).
+TILE_MODULES = ("tile", TRIAL)
 #: No implicit fused multiply-adds, so that the arithmetic is the same as on the CPU.
 OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
+#: many_k.cu: the largest number of values on a layer's narrow side, and the rows that a thread has at a time.
+MOST_FEW, AT_ONCE = 8, 4
 
 _compiled: dict[tuple[int, str, str], Any] = {}
 _functions: dict[tuple[int, str, str, str], Any] = {}
 _lock = threading.Lock()
 
 
-def header() -> str:
-    """The header of every module, from Python's definitions: enums, and the tiles of `tile.cu`."""
+def header(module: str = "tile") -> str:
+    """The header of a module, from Python's definitions: enums, and the tiles of `tile.cu`."""
     lines = [f"enum {{ {', '.join(f'{code.name} = {code.value}' for code in enum)} }};" for enum in ENUMS]
     conditions = {
         "3xtf32": "defined(SPLIT_OPERANDS)",
@@ -52,20 +58,25 @@ def header() -> str:
     }
     for i, (kind, condition) in enumerate(conditions.items()):
         lines.append(f"#{'elif' if i else 'if'} {condition}")
-        lines.append(f"#define TILES {' '.join(tile.source() for tile in TILES[kind])}")
-    return "\n".join([*lines, "#endif", ""])
+        lines.append(f"#define TILES {' '.join(tile.source() for tile in TILES[kind] if tile.module == module)}")
+    lines.append("#endif")
+    if module == TRIAL:
+        lines.append("#define TRIAL_TILES")
+    if module == "many_k":
+        lines.append(f"enum {{ MOST_FEW = {MOST_FEW}, AT_ONCE = {AT_ONCE}, THREADS = {THREADS} }};")
+    return "\n".join([*lines, ""])
 
 
 @functools.cache
 def source(module: str) -> str:
     """The source of a module, with line directives, so that compilers name the file and line of an error."""
     files = (f'#line 1 "{name}"\n{(FOLDER / name).read_text(encoding="utf-8")}\n' for name in MODULES[module])
-    return "".join([header(), *files])
+    return "".join([header(module), *files])
 
 
 def function(device: int, module: str, kind: str, name: str) -> Any:
     """A kernel for the current device."""
-    if kind in TENSOR_KINDS and module != "tile":
+    if kind in TENSOR_KINDS and module not in TILE_MODULES:
         kind = "float32"
     key = (device, module, kind, name)
     kernel = _functions.get(key)
@@ -76,7 +87,7 @@ def function(device: int, module: str, kind: str, name: str) -> Any:
 
                 _compiled[key[:3]] = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
             kernel = _compiled[key[:3]].get_function(name)
-            if module == "tile":
+            if module in TILE_MODULES:
                 kernel.max_dynamic_shared_size_bytes = tile(kind, name).shared
             _functions[key] = kernel
     return kernel

@@ -6,7 +6,8 @@
 //
 // Operands come to shared memory by asynchronous copies, STAGES steps of K ahead of the products (on devices before
 // 8.0, which have none, by plain ones). A value is transformed, where a part of it is taken or it is rounded, by the
-// thread that copied it, between the wait for it and the barrier that shows it to the others.
+// thread that copied it, between the wait for it and the barrier that shows it to the others. Two modules are made of
+// this file: the tiles in use, and with TRIAL_TILES those that have not been measured (tiles.py).
 //
 // Every sum runs over k in order, whatever the tile: results repeat bitwise, and do not depend on the batch, except
 // through the number of splits of K (split_k_reduce.cu adds those, in order).
@@ -170,16 +171,16 @@ __device__ __forceinline__ void tile(const Contraction& op, int accumulator, int
             state.depth = state.region ? state.region->taps * term.channels : term.channels;
             const i64 steps = (state.depth + BK - 1) / BK;
             state.begin = (int)(steps * block.split / splits), state.end = (int)(steps * (block.split + 1) / splits);
-            state.transformed = term.part || term.round;
+            state.transformed = term.part || (term.round && !Sums::IN_REGISTERS);
             TileLoaderB<typename Sums::Operands, BN, NS, BK>::set(state, op, block);
         }
         __syncthreads();
         keep_taps(state);
         find_rows<BM>(state, block, rows.starts);
         __syncthreads();
-        if (Sums::TENSOR && state.term->quads)
+        if (Sums::TENSOR && (Sums::WHOLE || state.term->quads))
             add_term<BM, BN, BK, NS, Sums::TENSOR ? QUAD : 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
-        else
+        else if (!Sums::WHOLE)
             add_term<BM, BN, BK, NS, 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
         t = block.term;
     }

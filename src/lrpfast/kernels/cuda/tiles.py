@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
+
+from ...errors import DeviceError
+
+#: The tile for products that are wide and have many rows: "wide", which has been measured, or one of `TRIALS`, which
+#: have not been. Set by LRPFAST_GPU_TILE.
+CHOICE = os.environ.get("LRPFAST_GPU_TILE", "wide")
+#: The tiles of the module "trial_tile". "lean" is as large as the wide one and asks less of shared memory; "large" has
+#: twice the rows, so that each value from shared memory serves more products.
+TRIALS = ("lean", "large")
+#: The number of large tiles for each processor from which on they are chosen; fewer would leave processors idle.
+FILLED = 1.5
+#: Bytes of shared memory that a kernel takes besides its tiles, at most.
+TABLES_BYTES = 6 << 10
 
 
 class Tile(NamedTuple):
@@ -26,6 +40,8 @@ class Tile(NamedTuple):
         One or two.
     blocks : int
         The number of blocks that should fit on a multiprocessor.
+    module : str
+        The module that the kernel is compiled in (`modules.MODULES`).
     """
 
     name: str
@@ -37,6 +53,7 @@ class Tile(NamedTuple):
     shared: int
     sums: int
     blocks: int
+    module: str = "tile"
 
     @property
     def kernel(self) -> str:
@@ -50,6 +67,8 @@ class Tile(NamedTuple):
         return f"{macro}({self.name}, {', '.join(map(str, numbers))}, {self.sums}, {self.blocks})"
 
 
+#: The module of the tiles that have not been measured.
+TRIAL = "trial_tile"
 #: The tiles by a module's kind (`modules.KINDS`).
 TILES = {
     "tensor": (
@@ -61,6 +80,10 @@ TILES = {
         Tile("narrow", 128, 16, 16, (8,), 4, 51200, 2, 2),
         Tile("few", 32, 64, 16, (2,), 4, 28672, 1, 2),
         Tile("few", 32, 64, 16, (2,), 4, 45056, 2, 2),
+        Tile("lean", 128, 128, 8, (2,), 6, 62976, 1, 2, TRIAL),
+        Tile("lean", 128, 64, 8, (2,), 6, 62976, 2, 2, TRIAL),
+        Tile("large", 256, 128, 16, (4,), 4, 116736, 1, 1, TRIAL),
+        Tile("large", 256, 64, 16, (4,), 4, 116736, 2, 1, TRIAL),
     ),
     "3xtf32": (
         Tile("wide", 128, 128, 16, (2,), 4, 75776, 1, 1),
@@ -71,6 +94,8 @@ TILES = {
         Tile("narrow", 128, 16, 16, (8,), 4, 51200, 2, 2),
         Tile("few", 32, 64, 16, (2,), 4, 28672, 1, 2),
         Tile("few", 32, 64, 16, (2,), 4, 45056, 2, 2),
+        Tile("large", 256, 128, 16, (4,), 4, 116736, 1, 1, TRIAL),
+        Tile("large", 256, 64, 16, (4,), 4, 116736, 2, 1, TRIAL),
     ),
     "float64": (
         Tile("wide", 128, 64, 8, (8, 4), 3, 38400, 1, 1),
@@ -91,6 +116,10 @@ TILES = {
         Tile("narrow", 128, 16, 16, (4, 4), 4, 43008, 2, 2),
         Tile("few", 32, 64, 16, (4, 2), 4, 26624, 1, 2),
         Tile("few", 32, 64, 16, (4, 4), 4, 43008, 2, 2),
+        Tile("lean", 128, 128, 8, (8, 8), 4, 33792, 1, 2, TRIAL),
+        Tile("lean", 128, 64, 8, (8, 8), 4, 33792, 2, 2, TRIAL),
+        Tile("large", 256, 128, 8, (16, 8), 4, 50176, 1, 1, TRIAL),
+        Tile("large", 256, 64, 8, (16, 8), 4, 50176, 2, 1, TRIAL),
     ),
 }
 _BY_KERNEL = {(kind, tile.kernel): tile for kind, tiles in TILES.items() for tile in tiles}
@@ -99,3 +128,38 @@ _BY_KERNEL = {(kind, tile.kernel): tile for kind, tiles in TILES.items() for til
 def tile(kind: str, kernel: str) -> Tile:
     """The tile of a kernel, as "wide_2" for a wide tile of two sums."""
     return _BY_KERNEL[kind, kernel]
+
+
+def trial_of(kind: str, sums: int, rows: int, columns: int, pieces: int, quads: bool, gpu: Any) -> Tile | None:
+    """The trial that `CHOICE` names for so many sums, where it has one that fits the device and fills it, else None.
+
+    Parameters
+    ----------
+    kind : str
+        The module's kind.
+    sums : int
+        One or two.
+    rows, columns : int
+        The size of a region's part of each sum.
+    pieces : int
+        The number of regions times that of groups.
+    quads : bool
+        Whether all rows that are multiplied can be copied by 16 bytes: a trial's tiles for tensor cores need that.
+    gpu : devices.Gpu
+        Of compute capability 8.0 at least, or there is no trial.
+
+    Raises
+    ------
+    DeviceError
+        If LRPFAST_GPU_TILE names no tile.
+    """
+    if CHOICE not in ("wide", *TRIALS):
+        raise DeviceError(f"LRPFAST_GPU_TILE={CHOICE!r} must be one of 'wide', {', '.join(map(repr, TRIALS))}")
+    found = _BY_KERNEL.get((kind, f"{CHOICE}_{sums}"))
+    if found is None or CHOICE == "wide" or not gpu.tensor_cores or found.shared + TABLES_BYTES > gpu.shared_memory:
+        return None
+    if kind in ("tensor", "3xtf32") and not quads:
+        return None
+    blocks = -(-rows // found.rows) * -(-columns // found.columns) * pieces
+    filled = rows >= found.rows and blocks >= FILLED * gpu.processors
+    return found if CHOICE == "lean" or filled else None
