@@ -16,17 +16,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 import lrpfast
 import networks
+from lrpfast.kernels import _cpu
 from lrpfast.kernels.contraction_ops import Contract, Redistribute
 from lrpfast.kernels.interface import Start
 from lrpfast.kernels.memory_plan import touched, work_of
 from lrpfast.kernels.operation import row_of
 from lrpfast.kernels.ops import InitRelevance, MaskRelevance
 from lrpfast.kernels.program import Program
+from lrpfast.kernels.zeros import zeros_read
 from lrpfast_networks import analyzer, zennit_composite
 
 
@@ -53,7 +56,7 @@ def open_analyzer(model: str, rule: str) -> tuple[lrpfast.Analyzer, tuple[int, .
 
         torch.manual_seed(0)
         module = getattr(torchvision.models, model)(weights=None).eval()
-        loaded = lrpfast.load(torch.export.export(module, (torch.zeros(1, 3, 224, 224),)))
+        loaded = lrpfast.from_torch(module, torch.zeros(1, 3, 224, 224))
     return lrpfast.Analyzer(loaded, zennit_composite(rule), threads=1), tuple(loaded.input_shape)
 
 
@@ -96,6 +99,8 @@ class Stored:
         program = explainer._core._programs._lowered().program
         kept = tuple(b for b in range(1, len(program.sizes)) if b != program.result)
         self.program, self.backend, self.x = program, backend, x
+        operations = (*program.forward, *program.backward)
+        self.zeros = dict(zip(map(id, operations), zeros_read(operations), strict=True))
         self.arrays = {b: np.zeros((len(x), program.sizes[b]), program.dtype) for b in kept}
         out = np.zeros((len(x), program.sizes[program.result or 0]), program.dtype)
         compiled = backend.compile(replace(program, keep=kept))
@@ -109,7 +114,9 @@ class Stored:
         reads, writes = touched(operation)
         out = min(writes)
         alone = Program(self.program.sizes, (operation,), (), out, None, self.program.dtype, self.program.operands)
-        compiled = self.backend.compile(replace(alone, keep=tuple((reads | writes) - {0, out})))
+        # by itself an operation does not show that what it reads is mostly zeros
+        with mock.patch.object(_cpu, "zeros_read", lambda _: [self.zeros[id(operation)]]):
+            compiled = self.backend.compile(replace(alone, keep=tuple((reads | writes) - {0, out})))
         keep = {b: self.arrays[b] for b in (reads | writes) - {0, out}}
         into = self.arrays[out].copy()
         seconds = least(lambda: compiled.run(self.x, into, threads=1, keep=keep), repeat)

@@ -7,6 +7,7 @@ what is left out, and `--cases all` everything. With LRPFAST_TEST_SHARE=3 every 
 
 With LRPFAST_TEST_FLOAT32=3xtf32 what asks for float32 is computed under that precision.
 With LRPFAST_TEST_TILES=1 every matrix product in float32 is done on tile registers, where large ones are.
+With LRPFAST_TEST_SPARSE=1 the kernels for rows that are mostly zeros do all products that they can, of any input.
 """
 
 import collections
@@ -33,6 +34,12 @@ if os.environ.get("LRPFAST_TEST_TILES"):
     from lrpfast.kernels import _cpu
 
     _cpu.PRODUCTS_FROM.update(dict.fromkeys(_cpu.PRODUCTS_FROM, 1))
+
+if os.environ.get("LRPFAST_TEST_SPARSE"):
+    from lrpfast.kernels import _cpu, zeros
+
+    _cpu.SPARSE_FROM.update(dict.fromkeys(_cpu.SPARSE_FROM, 1))
+    _cpu.zeros_read = lambda operations: [zeros.NEARLY_ALL] * len(operations)
 
 #: for all tests of MANY cases or more, marked or not
 SHARE = int(os.environ.get("LRPFAST_TEST_SHARE", "1"))

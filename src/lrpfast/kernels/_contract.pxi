@@ -147,7 +147,9 @@ cdef int contract_rows(const Code* code, const Operation* op, char** base, Py_ss
         at[i] = (m0 + i) * op.width
         in_sample[i] = row * op.width
         row = row + 1 if row + 1 < op.rows else 0
-    if not accumulate(code, op, base, m0, rows, n0, nc, sums):
+    if op.sparse:
+        accumulate_sparse_rows(code, op, base, m0, rows, n0, nc, sums)
+    elif not accumulate(code, op, base, m0, rows, n0, nc, sums):
         return INPUT_NOT_FINITE
     return FINE if epilogue(code, op, base, rows, at, in_sample, n0, nc, sums) else NOT_FINITE
 

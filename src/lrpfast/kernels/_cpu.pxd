@@ -1,6 +1,6 @@
 """What the CPU backend's loops work with: the C kernels, and a program as C records."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 cdef extern from "recurrent.h":
     enum Cell "lrpfast_cell":
@@ -63,6 +63,9 @@ cdef extern from "compute.h":
         ROWS "LRPFAST_ROWS"
         DEPTH "LRPFAST_DEPTH"  # sums run over blocks of this many k, added in order; a panel stays in the L2 cache
         MAX_SUMS "LRPFAST_SUMS"
+        SPARSE_DEPTH "LRPFAST_SPARSE_DEPTH"
+        SPARSE_LIST "LRPFAST_SPARSE_LIST"
+        SPARSE_TAPS "LRPFAST_SPARSE_TAPS"
     enum Part "lrpfast_part":
         X "LRPFAST_X"
         POSITIVE "LRPFAST_POSITIVE"
@@ -141,6 +144,13 @@ cdef extern from "compute.h":
                       Py_ssize_t, int) noexcept nogil
         void (*many_k)(int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const void*, void*, void*, int, void*,
                        int, Py_ssize_t) noexcept nogil
+        void (*nonzeros)(Py_ssize_t, Py_ssize_t, const void**, void*, int32_t*, int32_t*) noexcept nogil
+        void (*pack_sparse)(Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, Py_ssize_t, int,
+                            void*) noexcept nogil
+        void (*sparse_rows)(Py_ssize_t, const void*, const int32_t*, const int32_t*, Py_ssize_t, const void*,
+                            Py_ssize_t, void*, Py_ssize_t, int) noexcept nogil
+        void (*sparse_taps)(Py_ssize_t, const void*, const int32_t*, const int32_t*, const int32_t*, Py_ssize_t,
+                            const void*, Py_ssize_t, void*) noexcept nogil
         void (*load)(Py_ssize_t, const void*, int, int, void*) noexcept nogil
         void (*pack)(Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t, Py_ssize_t, int, int, void*) noexcept nogil
         void (*gather)(Py_ssize_t, const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, Py_ssize_t,
@@ -207,6 +217,10 @@ cdef enum:
     LAZY_ROWS = 168     # rows and columns of a piece whose weights are packed while in use:
     FEW_COLUMNS = 128   # many rows share the packing
     SPLIT_COLUMNS = 256  # columns of a piece, at least, whose rows are split: see `split`
+    SPARSE_PANEL = 8      # vectors of a panel of weights for rows that are mostly zeros, where there are no taps,
+    SPARSE_ROWS = 144     # such rows whose values are listed at a time, rows of a piece at most,
+    SPARSE_PASS_ROWS = 2048
+    SPARSE_COLUMNS = 64   # and columns of one, where there are taps
     SMALL_K_DEPTH = 16  # inputs up to which many outputs have a kernel of their own
     MOST_THREADS = 256
     LIGHT = 16          # multiplications that a value of a light operation may take the time of
@@ -307,6 +321,8 @@ cdef struct Operation:
     int check                   # whether to check a redistribution's output on its way
     int inspect                 # whether to check the input's values as they are first loaded
     int many_k                  # whether many_k does it: many k and few columns
+    int sparse                  # taps, where the kernels for rows of zeros do it; else 0
+    const int64_t* inverse[3]   # of its geometry, by axis: the output position that (source, tap) adds to, or -1
     int small_k                 # which form of small_k does it: few k and many columns
     # light operations: what its row's `arguments` are called; columns are a contraction's too, of one group
     int function, stabilizer, flag, detached, length

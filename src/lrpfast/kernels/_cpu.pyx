@@ -2,13 +2,13 @@
 
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
-_contract.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light ones in
-_dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _recurrent.pxi. _cpu.pxd has the records and the C
-kernels.
+_contract.pxi, _sparse.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light
+ones in _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _recurrent.pxi. _cpu.pxd has the records
+and the C kernels.
 """
 
 from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 import itertools
@@ -25,6 +25,7 @@ from .operation import require, row_of
 from .ops import Contract, Redistribute, RestoreNaN
 from .recurrent_ops import ACCOUNT as CHECKED_ACCOUNT, function_code, widened
 from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
+from .zeros import NEARLY_ALL, zeros_read
 
 cnp.import_array()
 assert CHECKED_SUMS == MAX_SUMS and CHECKED_ACCOUNT == ACCOUNT
@@ -34,6 +35,10 @@ LAZY_BYTES = 32 << 20
 #: From how many inputs, outputs and weights on a layer's products are done on tile registers, where there are any. With
 #: one row a sample, which a few samples would not fill tiles with, from more weights on.
 PRODUCTS_FROM = {"depth": 64, "columns": 96, "weights": 1 << 15, "weights_of_one_row": 1 << 18}
+#: From how many on the kernels for rows of zeros take a layer: inputs and vectors of outputs; with a window of taps its
+#: channels, where nearly all values are zeros and where only many are, and lines of a piece, which reads one more on
+#: either side.
+SPARSE_FROM = {"depth": 64, "vectors": 6, "channels": 64, "channels_of_nearly_all": 16, "lines": 4}
 #: Values that are copied at once from a position on; fewer are copied one by one.
 SHORTEST_RUN = 8
 FAULTS = {INPUT_NOT_FINITE: "input_not_finite", INPUT_OUT_OF_RANGE: "input_out_of_range", NOT_FINITE: "not_finite"}
@@ -101,6 +106,7 @@ cdef Kernel kernel_of(str name):
 
 
 include "_contract.pxi"
+include "_sparse.pxi"
 include "_channelwise.pxi"
 include "_scatter.pxi"
 include "_pieces.pxi"

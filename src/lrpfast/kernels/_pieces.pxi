@@ -15,6 +15,8 @@ cdef inline int contract_piece(const Code* code, const Operation* op, char** bas
     if op.diagonal:
         work = LIGHT * (op.geometry.regions[r].taps if op.geometry != NULL else 1)
         fault = contract_channelwise(code, op, base, r, m0, rows, n0, nc, sums)
+    elif op.geometry != NULL and op.sparse:
+        fault = contract_sparse_taps(code, op, base, m0, rows, n0, nc, sums)
     elif op.geometry != NULL:
         fault = contract_taps(code, op, base, r, m0, rows, n0, nc, sums)
     else:
@@ -81,6 +83,8 @@ cdef Py_ssize_t columns_of_piece(const Operation* op, Py_ssize_t samples, int th
     least = op.kernels.lanes * op.kernels.panel
     if op.kernels.split != NULL:  # every piece of a row's columns splits it again
         least = SPLIT_COLUMNS
+    if op.sparse == 1:  # as wide as packed weights
+        least = SPARSE_PANEL * op.kernels.lanes
     while columns > least and count_pieces(op, samples, columns) < 16 * threads:
         columns = ceil_to(columns // 2, least)
     return columns

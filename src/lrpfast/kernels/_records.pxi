@@ -45,7 +45,7 @@ cdef class Records:
 
     cdef size_t packed(self, weights, origin, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; once for each origin."""
-        cdef tuple form = (sign, <size_t>op.kernels, op.tf32)
+        cdef tuple form = (sign, <size_t>op.kernels, op.tf32, op.sparse)
         # not the array: both directions have the same memory, transposed
         memory = weights.__array_interface__["data"][0], weights.shape, weights.strides, weights.dtype
         cdef tuple key = (memory, form)  # its type must not be inferred
@@ -69,6 +69,8 @@ cdef class Records:
         cdef Py_ssize_t groups = array.shape[0], depth = array.shape[1], columns = array.shape[2], k0, kc, g
         cdef Py_ssize_t row_step = array.strides[1] // self.itemsize, column_step = array.strides[2] // self.itemsize
         cdef Py_ssize_t step = op.kernels.depth_step
+        if op.sparse:
+            return self.pack_sparse(array[0], sign, op)
         cdef Py_ssize_t bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
         cdef PackedWeights result = PackedWeights(groups * ceil_to(depth, step) * bytes_of_k)
         cdef char* to = <char*>result.address
@@ -81,6 +83,19 @@ cdef class Records:
                 op.kernels.pack(kc, columns, data + k0 * row_step * self.itemsize, row_step, column_step, sign,
                                 op.tf32, to)
                 to += ceil_to(kc, step) * bytes_of_k
+        return result
+
+    cdef PackedWeights pack_sparse(self, array, int sign, const Operation* op):
+        """Weights of shape (taps · K, N) for rows that are mostly zeros, in blocks of K."""
+        cdef Py_ssize_t depth = array.shape[0] // op.sparse, columns = array.shape[1], k0, kc
+        cdef Py_ssize_t row_step = array.strides[0] // self.itemsize, column_step = array.strides[1] // self.itemsize
+        cdef Py_ssize_t bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes * op.sparse
+        cdef PackedWeights result = PackedWeights(depth * bytes_of_k)
+        cdef char* data = <char*>cnp.PyArray_DATA(array)
+        for k0 from 0 <= k0 < depth by SPARSE_DEPTH:
+            kc = min(<Py_ssize_t>SPARSE_DEPTH, depth - k0)
+            op.kernels.pack_sparse(kc, op.sparse, columns, data + k0 * row_step * self.itemsize, row_step,
+                                   depth * row_step, column_step, sign, <void*>(result.address + k0 * bytes_of_k))
         return result
 
     cdef int keep_lazy(self, source, Term* term) except -1:

@@ -4,6 +4,7 @@
 cdef class Translation(Records):
     """A program's records. `Executable` runs them."""
     cdef tuple sizes
+    cdef int zeros_read  # how many of the values that the operation being translated contracts are zeros: see zeros.py
     cdef Py_ssize_t cache  # bytes of it that a piece's accumulators and weights should fit in
 
     def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
@@ -16,8 +17,10 @@ cdef class Translation(Records):
         operations = (*program.forward, *program.backward)
         code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
         cdef Py_ssize_t blocks = 0
+        cdef list zeros = zeros_read(operations)
         for i, operation in enumerate(operations):
             op = &code.operations[i]
+            self.zeros_read = zeros[i]
             self.translate(operation, op)
             if i < code.forward_count and row_of(operation).overflows:
                 op.checked = op.writes[0]
@@ -98,6 +101,10 @@ cdef class Translation(Records):
             return op.sums * op.epilogue_plane * self.itemsize
         if op.many_k:
             return 2 * op.pass_rows * op.columns * op.kernels.lanes * self.itemsize
+        if op.sparse:
+            most = ceil_to(lists_bytes(self.itemsize), 64)
+            blocked = op.geometry != NULL and op.terms[0].channels > SPARSE_DEPTH
+            return most + (op.sums * op.plane * self.itemsize if blocked else 0)
         if op.geometry == NULL or op.diagonal:
             return 0
         for t in range(op.terms_count):
@@ -185,6 +192,41 @@ cdef class Translation(Records):
         scalar = all(s.bound is not None and np.size(s.bound) == 1 for s in source.shares)
         return SMALL_K_TWO_BOUNDS if parts == ("x-low", "x-high") and scalar else NO_SMALL_K
 
+    cdef int choose_sparse(self, source, Operation* op) except -1:
+        """Whether the kernels for rows that are mostly zeros do a contraction: by the layer's size alone."""
+        cdef Py_ssize_t channels, lanes = op.kernels.lanes, planes = op.sums, line
+        cdef int d
+        first = source.terms[0]
+        geometry = first.geometry
+        if op.kernels != lrpfast_kernels_of(self.isa, self.code.f64) or op.diagonal or op.scatter or op.groups > 1:
+            return 0
+        if any(t.part != "x" or t.geometry is not geometry for t in source.terms) or len(source.terms) != op.sums:
+            return 0
+        if geometry is None:
+            if op.depth >= SPARSE_FROM["depth"] and op.columns >= SPARSE_FROM["vectors"] * lanes:
+                op.sparse = 1
+            return 0
+        axes = geometry.regions[0].axes
+        if len(geometry.regions) > 1 or tuple(axis.index.shape[1] for axis in axes) != (1, 3, 3):
+            return 0
+        channels = op.depth // SPARSE_TAPS
+        inverse = [inverse_of(axis.index, n) for axis, n in zip(axes, geometry.source)]
+        least = SPARSE_FROM["channels_of_nearly_all" if self.zeros_read == NEARLY_ALL else "channels"]
+        if channels < least or op.columns < lanes or any(table is None for table in inverse):
+            return 0
+        planes *= 2 if channels > SPARSE_DEPTH else 1
+        line = len(axes[2].index)
+        op.pass_columns = min(<Py_ssize_t>SPARSE_COLUMNS, ceil_to(op.columns, lanes))
+        op.pass_rows = self.cache // (op.pass_columns * self.itemsize * planes)
+        op.pass_rows = min(op.pass_rows, <Py_ssize_t>SPARSE_PASS_ROWS) // line * line
+        if op.pass_rows < SPARSE_FROM["lines"] * line:
+            return self.choose_kernels(op, 0, sums_of_input(source.terms))
+        for d in range(3):
+            op.inverse[d] = self.indices(inverse[d])
+        op.sparse, op.ld = SPARSE_TAPS, op.pass_columns + lanes  # not a power of two
+        op.plane = op.epilogue_plane = op.ld * (op.pass_rows + 1)
+        return 0
+
     cdef int translate_terms(self, source, Operation* op) except -1:
         """What both kinds of contractions have: shapes, kernels and weights."""
         cdef int i
@@ -211,6 +253,8 @@ cdef class Translation(Records):
         op.sums = 1 + max([term_of.accumulator for term_of in source.terms])
         self.choose_kernels(op, lazy, sums_of_input(source.terms))
         op.small_k = self.choose_small_k(source, op, lazy)
+        if self.zeros_read and not (lazy or op.many_k or op.small_k or op.tf32):
+            self.choose_sparse(source, op)
         if op.many_k:
             choose_many_k(source, op)
         if op.scatter:  # a sample's sums, in the order of its values
@@ -405,6 +449,18 @@ cdef int choose_many_k(source, Operation* op) except -1:
                 op.terms[i].many_k = NO_MANY_K
             op.terms[0].many_k, op.terms[0].second = form, second
     return 0
+
+
+cdef inverse_of(index, Py_ssize_t source):
+    """For each source position of an axis and each tap the output position that it adds to, or −1.
+
+    None if that leaves most taps without one, as strides do: source rows would then add to little.
+    """
+    inverse = np.full((source, index.shape[1]), -1, np.int64)
+    positions, taps = np.nonzero(index >= 0)
+    inverse[index[positions, taps], taps] = positions
+    found = np.count_nonzero(inverse >= 0)
+    return inverse if found == len(positions) and 4 * found >= 3 * inverse.size else None
 
 
 cdef int sums_of_input(terms) except -1:

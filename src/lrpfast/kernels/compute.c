@@ -124,9 +124,9 @@
 #endif
 
 /* x86-64-v4: AVX-512 at its full width. */
+#define V4 "avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"
 #if defined(__clang__)
-#pragma clang attribute push(                                                              \
-    __attribute__((target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target(V4))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi,bmi2,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")
@@ -141,8 +141,9 @@
 #define MIN(a, b) ((v_f32_v4)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #include "tile.h"
 #if HAVE_AMX
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
+#if defined(__clang__) /* which does not add to a target that is there already */
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target(V4 ",avx512bf16,amx-tile,amx-bf16"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512bf16,amx-tile,amx-bf16")
@@ -152,6 +153,7 @@
 #undef VL
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target(V4))), apply_to = function)
 #else
 #pragma GCC pop_options
 #endif

@@ -10,6 +10,9 @@
 #define LRPFAST_ROWS 48  /* rows of one tile pass: whole tiles of 6 and of 8 */
 #define LRPFAST_SUMS 8   /* accumulators, outputs and shares of one contraction */
 #define LRPFAST_DEPTH 256 /* k of a block: results depend on it */
+#define LRPFAST_SPARSE_DEPTH 64 /* and of a block of rows that are mostly zeros: its weights stay in the nearest cache */
+#define LRPFAST_SPARSE_LIST 80  /* room for a row's values of such a block, and for a vector after the last */
+#define LRPFAST_SPARSE_TAPS 9   /* of the windows that such rows are contracted over */
 
 /* codes.py's Part and Stabilizer; the bound of x − low or x − high comes beside the part. */
 enum lrpfast_part {
@@ -70,6 +73,13 @@ typedef struct {
                   const void *const *input, void *split);
     void (*many_k)(int form, ptrdiff_t rows, ptrdiff_t K, ptrdiff_t columns, const void *input, const void *packed,
                    void *scratch, void *first, int add_first, void *second, int add_second, ptrdiff_t ld);
+    void (*nonzeros)(ptrdiff_t rows, ptrdiff_t n, const void *const *input, void *values, int32_t *at, int32_t *counts);
+    void (*pack_sparse)(ptrdiff_t depth, ptrdiff_t taps, ptrdiff_t columns, const void *weights, ptrdiff_t row_step,
+                        ptrdiff_t tap_step, ptrdiff_t column_step, int sign, void *packed);
+    void (*sparse_rows)(ptrdiff_t rows, const void *values, const int32_t *at, const int32_t *counts, ptrdiff_t depth,
+                        const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ld, int accumulate);
+    void (*sparse_taps)(ptrdiff_t rows, const void *values, const int32_t *at, const int32_t *counts,
+                        const int32_t *targets, ptrdiff_t depth, const void *packed, ptrdiff_t columns, void *sums);
     void (*load)(ptrdiff_t n, const void *input, int part, int tf32, void *output);
     void (*pack)(ptrdiff_t depth, ptrdiff_t columns, const void *weights, ptrdiff_t row_step, ptrdiff_t column_step,
                  int sign, int tf32, void *packed);
