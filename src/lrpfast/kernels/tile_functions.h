@@ -169,8 +169,29 @@ static inline __attribute__((always_inline)) NAME(d) NAME(tangent)(NAME(d) x)
     return PICK(x < none, -far, far);
 }
 
-/* x Φ(x): with t = |x| and w = 5 / (5 + t), Φ(−t) e^(t²/2) / w as a polynomial in 2 w − 1, which a Chebyshev fit gave, off by
- * 7e-18 at most; t² with what rounding takes of it, else far below zero a hundred units in the last place would be lost. */
+/* e^(x + rest) as a sum of two doubles, for x from -1000 to 0 and a rest below its last place. */
+static inline __attribute__((always_inline)) NAME(d) NAME(two_exponentials)(NAME(d) x, NAME(d) rest, NAME(d) *low)
+{
+    static const double c[] = {1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
+                               1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+    const NAME(d) none = {0};
+    const NAME(i) bias = (NAME(i)){0} + ((int64_t)1023 << 52);
+    NAME(d) rounded = DFMA(x, none + 1.4426950408889634, none + ROUND), k = rounded - ROUND, q = none + c[11];
+    NAME(d) r = DFMA(k, none - 6.93147180369123816490e-01, x); /* exact */
+    r = r + DFMA(k, none - 1.90821492927058770002e-10, rest);
+    UNROLL
+    for (int i = 10; i >= 0; i--)
+        q = DFMA(q, r, none + c[i]);
+    q = DFMA(r * r, q, r);
+    NAME(d) high = 1.0 + q, first = DFMA(k, none + 0.5, none + ROUND), second = k - (first - ROUND) + ROUND;
+    NAME(d) a = (NAME(d))(((NAME(i))first << 52) + bias), b = (NAME(d))(((NAME(i))second << 52) + bias);
+    *low = (q - (high - 1.0)) * a * b;
+    return high * a * b;
+}
+
+/* x Φ(x). Near 0, Φ(x) is 1/2 + x P(x²). Else, with t = |x| and w = 5 / (5 + t), Φ(−t) e^(t²/2) / w is a polynomial in
+ * 2 w − 1. Chebyshev fits gave both, off by 7e-18 at most. What rounding takes of t², of w, of the polynomial's last steps and
+ * of the exponential is kept, so that the result is off by little more than its own rounding. */
 static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
 {
     static const double c[] = {
@@ -180,16 +201,32 @@ static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
         3.336170543985079e-06, -7.958723027658431e-07, -5.537757567344183e-07, 6.670854282462108e-08,
         8.669532857027513e-08, -7.714289713451517e-09, -1.3483378103647207e-08, 1.3881694748089734e-09,
         1.8550164483074685e-09, -2.5427518520556465e-10, -1.5708917166495314e-10, 2.6624214860214042e-11};
+    static const double inner[] = {0.3989422804014327,    -0.06649038006690544,   0.009973557010035196,  -0.0011873282154664356,
+                                   0.00011543468745547385, -9.444655200744233e-06, 6.659650987656955e-07, -4.1216076450076986e-08,
+                                   2.257497112118396e-09,  -9.94287180156524e-11};
     const NAME(d) none = {0};
-    NAME(d) t = PICK(x < none, -x, x), rest;
-    t = PICK(t > none + 40.0, none + 40.0, t);
-    NAME(d) square = NAME(product_and_rest)(t, t, &rest), w = 5.0 / (5.0 + t), y = 2.0 * w - 1.0, g = none + c[24 - 1];
+    NAME(d) size = PICK(x < none, -x, x), t = PICK(size > none + 40.0, none + 40.0, size), rest, product;
+    NAME(d) square = NAME(product_and_rest)(t, t, &rest), near = none + inner[9];
     UNROLL
-    for (int i = 24 - 2; i >= 0; i--)
+    for (int i = 8; i >= 0; i--)
+        near = DFMA(near, square, none + inner[i]);
+    near = DFMA(x, near, none + 0.5);
+    NAME(d) d = 5.0 + t, w = 5.0 / d, y = 2.0 * w - 1.0, g = none + c[23], low = none;
+    UNROLL
+    for (int i = 22; i >= 3; i--)
         g = DFMA(g, y, none + c[i]);
-    NAME(d) e = NAME(exponential)(-0.5 * square);
-    NAME(d) tail = g * w * (e - 0.5 * rest * e);
-    NAME(d) value = PICK(x < none, x * tail, x - x * tail);
+    UNROLL
+    for (int i = 2; i >= 0; i--) { /* g + low = c + y (g + low) */
+        NAME(d) part = NAME(product_and_rest)(g, y, &product), sum = c[i] + part;
+        low = DFMA(low, y, ((c[i] - sum) + part) + product);
+        g = sum;
+    }
+    NAME(d) f = NAME(product_and_rest)(g, w, &product);
+    NAME(d) off = (DFMA(-w, d, none + 5.0) - w * (t - (d - 5.0))) * d * 0.2; /* w is that of t + off */
+    low = DFMA(low, w, product) - off * DFMA(t, f, none - inner[0]);         /* f' = t f - 1 / sqrt(2 pi) */
+    NAME(d) e_low, e = NAME(two_exponentials)(-0.5 * square, -0.5 * rest, &e_low);
+    NAME(d) tail = f * e + DFMA(f, e_low, low * e);
+    NAME(d) far = PICK(x < none, x * tail, x - x * tail), value = PICK(size < none + 0.75, x * near, far);
     return PICK(x != x, x, value);
 }
 #endif
