@@ -35,20 +35,23 @@ int granted(void)
 #endif
 }
 
-static const lrpfast_kernels *of(int tf32) { return tf32 ? &kernels_amx_tf32 : &kernels_amx; }
+static const lrpfast_kernels *of(int products)
+{
+    return products == 6 ? &kernels_amx : products == 4 ? &kernels_amx_tf32 : &kernels_amx_bf16x2;
+}
 
-void products_pack(int tf32, ptrdiff_t depth, ptrdiff_t columns, const float *w, ptrdiff_t row_step,
+void products_pack(int products, ptrdiff_t depth, ptrdiff_t columns, const float *w, ptrdiff_t row_step,
                    ptrdiff_t column_step, int sign, void *packed)
 {
-    of(tf32)->pack(depth, columns, w, row_step, column_step, sign, tf32, packed);
+    of(products)->pack(depth, columns, w, row_step, column_step, sign, 0, packed);
 }
-void products_split(int tf32, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments,
+void products_split(int products, ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments,
                     const ptrdiff_t *lengths, const void *const *input, void *split)
 {
-    of(tf32)->split(rows, first, count, segments, lengths, input, split);
+    of(products)->split(rows, first, count, segments, lengths, input, split);
 }
-void products_block(int tf32, ptrdiff_t rows, ptrdiff_t depth, const void *split, const void *packed,
+void products_block(int products, ptrdiff_t rows, ptrdiff_t depth, const void *split, const void *packed,
                     ptrdiff_t columns, float *sums, ptrdiff_t ld, int accumulate)
 {
-    of(tf32)->block(rows, 1, &depth, &split, packed, columns, sums, ld, accumulate);
+    of(products)->block(rows, 1, &depth, &split, packed, columns, sums, ld, accumulate);
 }

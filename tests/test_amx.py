@@ -55,11 +55,11 @@ class Products:
             ctypes.c_int, size, size, pointer, pointer, size, pointer, size, ctypes.c_int,
         ]  # fmt: skip
 
-    def __call__(self, x, w, tf32=0, sign=0, segments=1, memory=lambda n, dtype: np.zeros(n, dtype)):
-        """The sums of x · w, block after block of k."""
+    def __call__(self, x, w, products=6, sign=0, segments=1, memory=lambda n, dtype: np.zeros(n, dtype)):
+        """The sums of x · w, block after block of k, by so many products of bfloat16."""
         rows, depth = x.shape
         columns = w.shape[1]
-        parts, padded_rows, padded = 3 - tf32, -(-rows // SIDE) * SIDE, -(-columns // SIDE) * SIDE
+        parts, padded_rows, padded = 3 if products == 6 else 2, -(-rows // SIDE) * SIDE, -(-columns // SIDE) * SIDE
         ld = padded + 16
         sums = memory((rows - 1) * ld + padded, np.float32)
         for k0 in range(0, depth, DEPTH):
@@ -69,7 +69,7 @@ class Products:
             block = w[k0 : k0 + kc]
             row_step, column_step = (s // 4 for s in block.strides)
             self.library.products_pack(
-                tf32, kc, columns, block.ctypes.data, row_step, column_step, sign, packed.ctypes.data
+                products, kc, columns, block.ctypes.data, row_step, column_step, sign, packed.ctypes.data
             )
             cuts = np.linspace(0, kc, min(segments, kc) + 1).astype(int)
             lengths = np.diff(cuts).astype(np.intp)
@@ -82,10 +82,17 @@ class Products:
                         values[:] = x[first + i, k0 + cuts[s] : k0 + cuts[s + 1]]
                         pointers[s, i] = values.ctypes.data
                 self.library.products_split(
-                    tf32, rows, first, count, len(lengths), lengths.ctypes.data, pointers.ctypes.data, split.ctypes.data
+                    products,
+                    rows,
+                    first,
+                    count,
+                    len(lengths),
+                    lengths.ctypes.data,
+                    pointers.ctypes.data,
+                    split.ctypes.data,
                 )
             self.library.products_block(
-                tf32, rows, kc, split.ctypes.data, packed.ctypes.data, padded, sums.ctypes.data, ld, int(k0 > 0)
+                products, rows, kc, split.ctypes.data, packed.ctypes.data, padded, sums.ctypes.data, ld, int(k0 > 0)
             )
         return np.lib.stride_tricks.as_strided(sums, (rows, columns), (4 * ld, 4)).copy()
 
@@ -160,7 +167,20 @@ def test_products_are_those_of_float64(emulated, size):
 def test_tf32_is_held_exactly_by_two_parts(emulated, size):
     x, w = operands(*size)
     expected, scale = exact(rounded(x), rounded(w))
-    assert (np.abs(emulated(rounded(x), w, tf32=1) - expected) <= 2.0**-22 * scale).all()
+    assert (np.abs(emulated(rounded(x), w, products=4) - expected) <= 2.0**-22 * scale).all()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_two_parts_of_any_value_hold_16_bits(emulated, size):
+    """Each operand is off by 2⁻¹⁷ of it, and middle · middle, below 2⁻¹⁶, is left out."""
+    x, w = operands(*size)
+    expected, scale = exact(x, w)
+    off = np.abs(emulated(x, w, products=3) - expected)
+    assert (off <= 2.0**-15 * scale).all()
+    if size[1] > 30:
+        assert off.max() > 2.0**-22 * scale.max()
+    positive = emulated(*operands(*size, positive=True), products=3)
+    assert (positive > 0).all()
 
 
 def test_rows_do_not_depend_on_their_neighbours(emulated):
@@ -238,9 +258,9 @@ def test_nothing_is_touched_beyond_the_end(request, which, size):
 
 def test_the_emulation_is_what_the_processor_does(emulated, native):
     for size in SIZES:
-        for tf32 in (0, 1):
+        for count in (6, 4, 3):
             x, w = operands(*size)
-            assert emulated(x, w, tf32).tobytes() == native(x, w, tf32).tobytes(), size
+            assert emulated(x, w, count).tobytes() == native(x, w, count).tobytes(), size
     random = np.random.default_rng(5)
     for exponents in ((-149, -100), (-70, -50), (-126, 0), (0, 127)):  # denormals, products that underflow, overflow
         x, w = (
@@ -296,3 +316,27 @@ def test_large_layers_take_it(monkeypatch):
         assert np.concatenate(parts).tobytes() == found[name].tobytes()
     assert found["amx"].tobytes() != found["v4"].tobytes()
     assert np.allclose(found["amx"], found["v4"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("isa", _cpu.instruction_sets())
+def test_bf16x2_is_float32_where_no_tiles_multiply(monkeypatch, isa):
+    monkeypatch.setenv("LRPFAST_ISA", isa)
+    random = np.random.default_rng(0)
+    w = (random.normal(size=(512, 520)) / 20).astype("f4")
+    x = random.normal(size=(3, 512)).astype("f4")
+    found = []
+    for layer in (lrpfast.layers.Dense(w), lrpfast.layers.Dense(w[:12, :8])):
+        model, some = lrpfast.from_layers([layer]), x[:, : layer.kernel.shape[0]]
+        one, two, whole = (
+            lrpfast.Analyzer(model, "epsilon", device="cpu", precision=p, target=0).analyze(some)
+            for p in ("float32", "bf16x2", "float64")
+        )
+        assert np.abs(two - whole).max() < 1e-4 * np.abs(whole).max()
+        found.append(one.tobytes() == two.tobytes())
+    assert found == [isa != "x86-64-amx", True]
+
+
+def test_bf16x2_is_for_cpus(standin):
+    model = lrpfast.from_layers([lrpfast.layers.Dense(np.ones((3, 2), "f4"))])
+    with pytest.raises(lrpfast.DeviceError, match="'bf16x2'.* a GPU; use precision='3xtf32'"):
+        lrpfast.Analyzer(model, "epsilon", device="gpu", precision="bf16x2").analyze(np.ones((1, 3)))

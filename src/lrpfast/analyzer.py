@@ -63,9 +63,10 @@ class Analyzer(DatasetMethods, ConceptMethods):
     device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
         "gpu" uses all working GPUs and divides large batches among them; "gpu:1" uses one. "auto" uses the GPUs
         if there are any, else the CPU; `device` and the analyzer's repr say which.
-    precision : {"float32", "float64", "tf32", "3xtf32"}
+    precision : {"float32", "float64", "tf32", "3xtf32", "bf16x2"}
         "tf32" rounds both operands of every contraction to 10 mantissa bits. "3xtf32" (on GPUs) has float32's
-        accuracy, from three such products on tensor cores.
+        accuracy, from three such products on tensor cores. "bf16x2" (on CPUs) multiplies numbers of 16 bits where
+        tile registers do float32's products, for speed, and float32 elsewhere.
     threads : int, optional
         When None, the number from `lrpfast.set_num_threads`, else from ``LRPFAST_NUM_THREADS``, else all cores that
         this process may use. Results do not depend on it.
@@ -192,7 +193,7 @@ class Analyzer(DatasetMethods, ConceptMethods):
 
     @property
     def precision(self) -> str:
-        """The precision: "float32", "float64", "tf32" or "3xtf32"."""
+        """The precision: "float32", "float64", "tf32", "3xtf32" or "bf16x2"."""
         return self._core.settings.precision
 
     @property

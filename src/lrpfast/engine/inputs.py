@@ -20,6 +20,7 @@ PRECISIONS = {
     "float64": ("float64", "whole"),
     "tf32": ("float32", "rounded"),
     "3xtf32": ("float32", "split"),
+    "bf16x2": ("float32", "pairs"),
 }
 
 

@@ -41,7 +41,7 @@ def redistribute(
     relevance : array, shape (samples, *output_shape)
         The relevance of the layer's output, after its activation.
     device : {"auto", "cpu", "gpu"} or "gpu:1", "gpu:2", …
-    precision : {"float32", "float64", "tf32", "3xtf32"}, optional
+    precision : {"float32", "float64", "tf32", "3xtf32", "bf16x2"}, optional
         When None, float64 if x (or one of several) is float64, else float32, for any dtype of ``relevance``. (The
         default of `Analyzer` is always float32.)
     threads : int, optional

@@ -4,7 +4,9 @@
 cdef class Translation(Records):
     """A program's records. `Executable` runs them."""
     cdef tuple sizes
-    cdef int zeros_read  # how many of the values that the operation being translated contracts are zeros: see zeros.py
+    cdef bint pairs  # whether the program asks for BF16x2
+    cdef int zeros_read  # of zeros.py: what the operation being translated contracts
+    cdef int products  # of bfloat16, that make one of float32 where tile registers multiply: six, or three for BF16x2
     cdef Py_ssize_t cache  # bytes of it that a piece's accumulators and weights should fit in
 
     def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
@@ -12,7 +14,7 @@ cdef class Translation(Records):
         cdef Operation* op
         cdef int i
         self.kept_alive, self.addresses, self.isa, self.cache = [], {}, isa, cache
-        self.sizes = tuple(program.sizes)
+        self.sizes, self.pairs = tuple(program.sizes), program.operands == "pairs"
         self.translate_program(program, offsets, width)
         operations = (*program.forward, *program.backward)
         code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
@@ -139,7 +141,7 @@ cdef class Translation(Records):
             least = PRODUCTS_FROM["weights_of_one_row" if op.geometry == NULL and op.rows == 1 else "weights"]
             if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
                     and op.depth * op.columns >= least):
-                products = lrpfast_products_of(isa, op.tf32)
+                products = lrpfast_products_of(isa, 4 if op.tf32 else self.products)
         if isa >= 2 and op.columns * 2 <= full and not op.many_k:
             isa = 1
         op.kernels = products if products != NULL else lrpfast_kernels_of(isa, self.code.f64)
@@ -196,8 +198,7 @@ cdef class Translation(Records):
         """Whether the kernels for rows that are mostly zeros do a contraction: by the layer's size alone."""
         cdef Py_ssize_t channels, lanes = op.kernels.lanes, planes = op.sums, line
         cdef int d
-        first = source.terms[0]
-        geometry = first.geometry
+        geometry = source.terms[0].geometry
         if op.kernels != lrpfast_kernels_of(self.isa, self.code.f64) or op.diagonal or op.scatter or op.groups > 1:
             return 0
         if any(t.part != "x" or t.geometry is not geometry for t in source.terms) or len(source.terms) != op.sums:
@@ -214,8 +215,7 @@ cdef class Translation(Records):
         least = SPARSE_FROM["channels_of_nearly_all" if self.zeros_read == NEARLY_ALL else "channels"]
         if channels < least or op.columns < lanes or any(table is None for table in inverse):
             return 0
-        planes *= 2 if channels > SPARSE_DEPTH else 1
-        line = len(axes[2].index)
+        planes, line = planes * (2 if channels > SPARSE_DEPTH else 1), len(axes[2].index)
         op.pass_columns = min(<Py_ssize_t>SPARSE_COLUMNS, ceil_to(op.columns, lanes))
         op.pass_rows = self.cache // (op.pass_columns * self.itemsize * planes)
         op.pass_rows = min(op.pass_rows, <Py_ssize_t>SPARSE_PASS_ROWS) // line * line
@@ -236,6 +236,7 @@ cdef class Translation(Records):
                 self.geometry(term_of.geometry, source)
         row_of(source).check(source, self.sizes)
         op.contracts = 1
+        self.products = 3 if self.pairs and source.tf32 else 6
         op.rows, op.diagonal, op.tf32 = source.rows, source.diagonal, source.tf32 and self.code.tf32
         op.terms_count = len(source.terms)
         op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
@@ -374,7 +375,7 @@ cdef class Translation(Records):
         if op.scratch == SOURCE_ROWS:
             op.parts = min(parts_of(op.geometry.source_rows * op.columns), count_lines(op.geometry))
         if op.scratch == PACKED_MATRIX:
-            op.sums, op.depth = 1, 0
+            op.sums, op.depth, self.products = 1, 0, 6
             self.choose_kernels(op, 0, 1)
         return 0
 

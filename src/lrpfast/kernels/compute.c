@@ -244,13 +244,13 @@ const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
         {&kernels_f32_base, &kernels_f64_base}, {&kernels_f32_v3, &kernels_f64_v3}, {&kernels_f32_v4, &kernels_f64_v4}};
     return all[isa < 3 ? isa : 2][float64];
 }
-const lrpfast_kernels *lrpfast_products_of(int isa, int tf32)
+const lrpfast_kernels *lrpfast_products_of(int isa, int products)
 {
 #if HAVE_AMX
     if (isa == 3)
-        return tf32 ? &kernels_amx_tf32 : &kernels_amx;
+        return products == 6 ? &kernels_amx : products == 4 ? &kernels_amx_tf32 : &kernels_amx_bf16x2;
 #endif
-    return (void)isa, (void)tf32, (const lrpfast_kernels *)0;
+    return (void)isa, (void)products, (const lrpfast_kernels *)0;
 }
 
 #else
@@ -261,9 +261,9 @@ const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64)
 {
     return (void)isa, float64 ? &kernels_f64_base : &kernels_f32_base;
 }
-const lrpfast_kernels *lrpfast_products_of(int isa, int tf32)
+const lrpfast_kernels *lrpfast_products_of(int isa, int products)
 {
-    return (void)isa, (void)tf32, (const lrpfast_kernels *)0;
+    return (void)isa, (void)products, (const lrpfast_kernels *)0;
 }
 
 #endif

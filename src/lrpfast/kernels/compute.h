@@ -127,7 +127,8 @@ int lrpfast_isa_count(void);
 const char *lrpfast_isa_name(int isa);
 /* The kernels for one of them, in float32 or float64. */
 const lrpfast_kernels *lrpfast_kernels_of(int isa, int float64);
-/* Products of matrices in float32, or of values rounded to TF32, that the best one does otherwise; or NULL. */
-const lrpfast_kernels *lrpfast_products_of(int isa, int tf32);
+/* Products of matrices in float32 that one of them does otherwise, by products of bfloat16: 6, 4 of values rounded to TF32,
+ * or 3 of 16 bits; or NULL. */
+const lrpfast_kernels *lrpfast_products_of(int isa, int products);
 
 #endif

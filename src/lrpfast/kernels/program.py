@@ -29,9 +29,10 @@ class Program:
     result : int or None
         The relevance of the input; None for a forward pass.
     dtype : {"float32", "float64"}
-    operands : {"whole", "rounded", "split"}
+    operands : {"whole", "rounded", "split", "pairs"}
         What contractions multiply: float32 or float64 as it is; both operands rounded to TF32's 10 mantissa bits; or
-        both as sums of two TF32 numbers, three of whose four products are added (3xTF32).
+        both as sums of two TF32 numbers ("split") or, where the processor has tile registers, of two bfloat16
+        ("pairs"), three of whose four products are added (3xTF32, BF16x2).
     keep : tuple of int
         Buffers whose values the caller can request.
     input_range : (low, high) or None

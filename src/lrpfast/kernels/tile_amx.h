@@ -4,7 +4,7 @@
  * nine products the six large ones are summed; the others are below 2^-25 of |x w| each. Over AMX_DEPTH of k the small
  * ones are summed first and high · high last, from zero; these sums are added in the order of k. So each output's sum
  * depends on K alone, and is rounded less often at its full size than by a chain of fused multiply-adds. Of TF32's 11
- * bits low has none: four products.
+ * bits low has none: four products. BF16x2 leaves low out of any value, and middle · middle too: three products.
  *
  * compute.c includes this file beside tile.h's float32 of x86-64-v4, whose other functions the table below has too. A
  * test, or a build with LRPFAST_EMULATE_AMX, includes amx_emulation.h in the place of the instructions.
@@ -44,16 +44,17 @@ static inline void amx_split32(const float *x, uint16_t *high, uint16_t *middle,
 #define AMX_STEP 32   /* k that one instruction multiplies */
 #define AMX_DEPTH 96  /* k of a panel: one of rows and one of columns fit in the first cache together */
 #define AMX_PART (AMX_SIDE * AMX_STEP)
+#define AMX_PARTS(products) ((products) == 6 ? 3 : 2)
 #define AMX_UP(n, multiple) (((n) + (multiple) - 1) / (multiple) * (multiple))
 
 /* Packed columns and split rows: panels of 32, of these AMX_STEP after AMX_STEP of k, part after part, two halves of 16.
  * A half of rows is [row][k]; of columns [pair of k][column][of the pair], as the instruction reads it. */
 
-static inline __attribute__((always_inline)) void amx_pack(const int parts, ptrdiff_t depth, ptrdiff_t columns,
+static inline __attribute__((always_inline)) void amx_pack(const int products, ptrdiff_t depth, ptrdiff_t columns,
                                                            const float *w, ptrdiff_t row_step, ptrdiff_t column_step,
                                                            int sign, uint16_t *out)
 {
-    const int part_of = LRPFAST_PART_OF(sign);
+    const int part_of = LRPFAST_PART_OF(sign), parts = AMX_PARTS(products);
     for (ptrdiff_t n0 = 0; n0 < columns; n0 += 16)
         for (ptrdiff_t k0 = 0; k0 < depth; k0 += AMX_STEP) {
             /* columns are padded to whole panels: the last one may lack its second half */
@@ -75,7 +76,7 @@ static inline __attribute__((always_inline)) void amx_pack(const int parts, ptrd
                 for (ptrdiff_t j = 0; j < width; j++)
                     for (ptrdiff_t k = 0; k < end; k++)
                         values[k / 2][2 * j + k % 2] = from[k * row_step + j * column_step];
-            NAME(load)(AMX_STEP * 16, values, part_of, parts == 2, values);
+            NAME(load)(AMX_STEP * 16, values, part_of, products == 4, values);
             for (int k = 0; k < AMX_STEP / 2; k++)
                 amx_split32(values[k], to + k * 32, to + AMX_PART + k * 32, parts == 3 ? to + 2 * AMX_PART + k * 32 : rest);
             for (int part = 0; part < parts && halves == 2; part++)
@@ -156,11 +157,12 @@ static inline void amx_add(const amx_sums *sums, ptrdiff_t ld)
 }
 
 /* Up to 32 rows by 32 columns over one panel of k. What is `next` is fetched meanwhile, and the sums before added. */
-static inline __attribute__((always_inline)) void amx_tile(const int parts, const int TWO, ptrdiff_t depth,
+static inline __attribute__((always_inline)) void amx_tile(const int products, const int TWO, ptrdiff_t depth,
                                                            const uint16_t *rows, const uint16_t *columns,
                                                            const char *next, amx_sums *sums, const amx_sums *before,
                                                            ptrdiff_t ld)
 {
+    const int parts = AMX_PARTS(products);
     TILE_ZERO(0);
     TILE_ZERO(1);
     if (TWO) {
@@ -179,8 +181,10 @@ static inline __attribute__((always_inline)) void amx_tile(const int parts, cons
         MULTIPLY();
         FETCH(16);
         LOAD_ROWS(1);
-        MULTIPLY();
-        FETCH(16);
+        if (products > 3) {
+            MULTIPLY();
+            FETCH(16);
+        }
         LOAD_COLUMNS(0);
         MULTIPLY();
         FETCH(16);
@@ -194,7 +198,7 @@ static inline __attribute__((always_inline)) void amx_tile(const int parts, cons
         LOAD_ROWS(0);
         LOAD_COLUMNS(0);
         MULTIPLY();
-        if (parts == 3) {
+        if (products != 4) {
             FETCH(32);
         }
     }
@@ -206,7 +210,7 @@ static inline __attribute__((always_inline)) void amx_tile(const int parts, cons
     }
 }
 
-static inline __attribute__((always_inline)) void amx_block(const int parts, ptrdiff_t rows, ptrdiff_t depth,
+static inline __attribute__((always_inline)) void amx_block(const int products, ptrdiff_t rows, ptrdiff_t depth,
                                                             const uint16_t *split, const uint16_t *packed,
                                                             ptrdiff_t columns, float *sums, ptrdiff_t ldc,
                                                             int accumulate)
@@ -214,6 +218,7 @@ static inline __attribute__((always_inline)) void amx_block(const int parts, ptr
     const ptrdiff_t padded_rows = AMX_UP(rows, AMX_SIDE), padded = AMX_UP(depth, AMX_STEP);
     amx_sums results[2] = {{.rows = 0}, {.rows = 0}};
     int turn = 0;
+    const int parts = AMX_PARTS(products);
     uint8_t config[64] __attribute__((aligned(64))) = {1};
     for (int t = 0; t < 8; t++) {
         config[16 + 2 * t] = 64;
@@ -234,43 +239,44 @@ static inline __attribute__((always_inline)) void amx_block(const int parts, ptr
                 tile->accumulate = accumulate || k0;
                 const uint16_t *next = (i + AMX_SIDE < rows ? a : b) + length * AMX_SIDE * parts;
                 if (tile->rows > 16)
-                    amx_tile(parts, 1, length, a, b, (const char *)next, tile, &results[turn ^ 1], ldc);
+                    amx_tile(products, 1, length, a, b, (const char *)next, tile, &results[turn ^ 1], ldc);
                 else
-                    amx_tile(parts, 0, length, a, b, (const char *)next, tile, &results[turn ^ 1], ldc);
+                    amx_tile(products, 0, length, a, b, (const char *)next, tile, &results[turn ^ 1], ldc);
             }
         }
     amx_add(&results[turn ^ 1], ldc);
     TILE_RELEASE();
 }
 
-/* Both forms: of float32 in three parts, and of TF32 in two. */
-#define AMX_FORM(name, parts)                                                              \
+/* The forms: of float32 in three parts, of TF32 and BF16x2 in two. */
+#define AMX_FORM(name, products)                                                         \
     static void name##_pack(ptrdiff_t depth, ptrdiff_t columns, const void *weights, ptrdiff_t row_step, \
                             ptrdiff_t column_step, int sign, int tf32, void *restrict packed) \
     {                                                                                      \
         (void)tf32;                                                                        \
-        amx_pack(parts, depth, columns, weights, row_step, column_step, sign, packed);     \
+        amx_pack(products, depth, columns, weights, row_step, column_step, sign, packed);     \
     }                                                                                      \
     static void name##_split(ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments, \
                              const ptrdiff_t *lengths, const void *const *input, void *split) \
     {                                                                                      \
-        amx_split(parts, rows, first, count, segments, lengths, input, split);             \
+        amx_split(AMX_PARTS(products), rows, first, count, segments, lengths, input, split);             \
     }                                                                                      \
     static void name##_block(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const void *const *input, \
                              const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ldc, int accumulate) \
     {                                                                                      \
         (void)segments; /* `split` has made them one */                                    \
-        amx_block(parts, rows, lengths[0], input[0], packed, columns, sums, ldc, accumulate); \
+        amx_block(products, rows, lengths[0], input[0], packed, columns, sums, ldc, accumulate); \
     }                                                                                      \
     static const lrpfast_kernels name = {                                                  \
         .lanes = AMX_SIDE,                                                                 \
         .panel = 2,                                                                        \
         .depth_step = AMX_STEP,                                                            \
-        .packed_bytes = 2 * parts,                                                         \
+        .packed_bytes = 2 * AMX_PARTS(products),                                                         \
         .pack = name##_pack,                                                               \
         .split = name##_split,                                                             \
         .block = name##_block,                                                             \
         KERNELS_BUT_PRODUCTS,                                                              \
     };
-AMX_FORM(kernels_amx, 3)
-AMX_FORM(kernels_amx_tf32, 2)
+AMX_FORM(kernels_amx, 6)
+AMX_FORM(kernels_amx_tf32, 4)
+AMX_FORM(kernels_amx_bf16x2, 3)

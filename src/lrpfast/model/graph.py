@@ -388,7 +388,7 @@ class Model:
         ----------
         x : array, shape (samples, *input_shape)
             Any real dtype; cast once to the precision. A list of arrays for several inputs.
-        precision : {"float32", "float64", "tf32", "3xtf32"}
+        precision : {"float32", "float64", "tf32", "3xtf32", "bf16x2"}
         device : {"auto", "cpu", "gpu"} or "gpu:1", …
         threads : int, optional
             When None, the number from `lrpfast.set_num_threads` or LRPFAST_NUM_THREADS, else all cores of this process.

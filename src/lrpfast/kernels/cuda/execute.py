@@ -46,6 +46,11 @@ class Executable:
                 f"capability {gpu.capability[:-1]}.{gpu.capability[-1]}) has none; use precision='float32', which is "
                 "as accurate"
             )
+        if program.operands == "pairs":
+            raise DeviceError(
+                "precision='bf16x2' multiplies on the tile registers of a CPU, and this runs on a GPU; use "
+                "precision='3xtf32', or 'tf32' for speed"
+            )
         self.offsets, self.width = plan_memory(program, ALIGN)
         self.result = program.output if program.result is None else program.result
         if max(program.sizes) > LARGEST:
