@@ -388,3 +388,33 @@ def test_flip_of_several_inputs_is_that_of_their_values_in_a_row():
             evaluate.flip(two, x, relevance, target=0, **options)
     with pytest.raises(ShapeError, match="same shape"):
         evaluate.flip(two, x, {"a": x["a"][:, :2], "b": x["b"]}, target=0)
+
+
+def test_command_for_several_inputs(tmp_path, capsys):
+    from lrpfast.cli import main
+
+    rng = np.random.default_rng(5)
+    graph = lrpfast.Graph()
+    a, b = graph.input((3, 2), "a"), graph.input((4,), "b")
+    joined = graph.add(L.Concat(), graph.add(L.Flatten(), a), b)
+    model = graph.model(graph.add(L.Dense(rng.normal(size=(10, 3)), rng.normal(size=3)), joined))
+    model.save(tmp_path / "m.npz")
+    x = {"a": rng.normal(size=(9, 3, 2)), "b": rng.normal(size=(9, 4))}
+    np.savez(tmp_path / "x.npz", **x)
+    command = [
+        "evaluate",
+        str(tmp_path / "m.npz"),
+        str(tmp_path / "x.npz"),
+        "--rule",
+        "epsilon,gradient",
+        "--target",
+        "1",
+    ]
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    relevance = lrpfast.Analyzer(model, "epsilon").analyze(x, 1)
+    area = evaluate.flip(model, x, relevance, target=1).area
+    assert f"{area['most'].mean():.4g}" in shown and f"{area['least'].mean():.4g}" in shown
+    for options in (["--radius", "0.1"], ["--randomization"], ["--region", "2"]):
+        assert main([*command, *options]) == 2
+        assert "models of one input" in capsys.readouterr().err

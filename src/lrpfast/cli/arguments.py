@@ -278,7 +278,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=INPUTS_HELP)
+    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
     add_input_shape(parser)
     add_rule_options(parser)
     add_input_options(parser, mask_nan=False)

@@ -14,6 +14,7 @@ import numpy as np
 from .. import plot, table
 from ..analyzer import Analyzer
 from ..batch import Source
+from ..batch.inputs import SeveralSource
 from ..engine.growth import BALANCE
 from ..errors import InputError, RelevanceWarning
 from ..evaluate import FlipCurves, cascade, curves, entropy, flip, gini, sensitivity
@@ -31,16 +32,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--rule names a rule twice: {arguments.rule}")
     if arguments.plot is not None:
         check_path(arguments.plot)
-    model = options.of_one_output(options.model_of(arguments), arguments, "an evaluation")
+    model = options.of_one_output(options.model_of(arguments), arguments, "an evaluation", several_inputs=True)
+    _check_inputs(model, arguments)
     if arguments.start is not None:  # a hidden layer is evaluated as the output of the layers up to it
         model, arguments.start = model.until(options.layer(arguments.start)), None  # type: ignore[arg-type]
-    arguments.inputs = options.inputs_of(arguments.inputs, model)
+    arguments.several, arguments.inputs = len(model.inputs) > 1, options.inputs_of(arguments.inputs, model)
     arguments.open_inputs = options.opener(model, arguments)
     with arguments.open_inputs() as data:
         target = options.target_for(arguments.target, data)
-        x, targets = _samples(options.features_of(data, arguments.mask), target, arguments.samples)
+        rows_of_x, targets = _samples(options.features_of(data, arguments.mask), target, arguments.samples)
+        x: Any = data.rows.split(rows_of_x) if isinstance(data, SeveralSource) else rows_of_x
+    count = len(rows_of_x)
     if isinstance(targets, str):
-        targets = model.predict(x).reshape(len(x), -1).argmax(1)
+        targets = model.predict(x).reshape(count, -1).argmax(1)
     results: dict[str, FlipCurves] = {}
     rows = [["rule", "most", "least", "random", "gini", "entropy", *(["sensitivity"] if arguments.radius else [])]]
     checks = []
@@ -49,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
         relevance = _relevance(analyzer, name, x, targets)
         results[name] = _flipped(model, arguments, x, relevance, targets)
         row = [name, *(f"{results[name].area[order].mean():.4g}" for order in ORDERS)]
-        row += [f"{np.nanmean(measure(relevance)):.3f}" for measure in (gini, entropy)]
+        whole = np.concatenate([r.reshape(count, -1) for r in (relevance if arguments.several else [relevance])], 1)
+        row += [f"{np.nanmean(measure(whole)):.3f}" for measure in (gini, entropy)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RelevanceWarning)  # printed above
             if arguments.radius:
@@ -58,29 +63,32 @@ def run(arguments: argparse.Namespace) -> None:
                 checks.append(f"\n{name}: {cascade.randomization(model, analyzer.composite, x, target=targets)}")
         rows.append(row)
     output = "logit" if arguments.logits else "output"
-    samples = counted(len(x), "sample")
+    samples = counted(count, "sample")
     print(f"{samples}: mean area under the explained {output} while features are flipped; means of measures")
     print("\n".join([*table.lines(rows, 1), *checks]))
     if arguments.plot is not None:
-        plot.save(
-            curves.figure(results, f"{os.path.basename(arguments.model)}, {counted(len(x), 'sample')}"), arguments.plot
-        )
+        plot.save(curves.figure(results, f"{os.path.basename(arguments.model)}, {samples}"), arguments.plot)
         print(f"wrote {arguments.plot}")
 
 
-def _relevance(analyzer: Analyzer, name: str, x: np.ndarray, targets: Any) -> np.ndarray:
-    """The relevance of the samples; warnings about it are printed."""
+def _check_inputs(model: Model, arguments: argparse.Namespace) -> None:
+    """InputError for options that are for models of one input."""
+    for name in ("region", "radius", "randomization"):
+        if len(model.inputs) > 1 and getattr(arguments, name):
+            raise InputError(f"--{name} is for models of one input, and this model has {len(model.inputs)}")
+
+
+def _relevance(analyzer: Analyzer, name: str, x: Any, targets: Any) -> Any:
+    """The relevance of the samples, a list for several inputs; warnings about it are printed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RelevanceWarning)
-        relevance: np.ndarray = analyzer.analyze(x, targets)
+        relevance = analyzer.analyze(x, targets)
     for warning in caught:
         print(f"lrpfast: warning: {name}: {warning.message}".replace(BALANCE, "explain --balance"), file=sys.stderr)
     return relevance
 
 
-def _flipped(
-    model: Model, arguments: argparse.Namespace, x: np.ndarray, relevance: np.ndarray, targets: Any
-) -> FlipCurves:
+def _flipped(model: Model, arguments: argparse.Namespace, x: Any, relevance: Any, targets: Any) -> FlipCurves:
     return flip(
         model.without_softmax() if arguments.logits else model,
         x,

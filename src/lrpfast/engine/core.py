@@ -277,12 +277,15 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients, Variants):
         for part in (slice(0, count),) if whole else self._programs.chunks(count, bytes_of_one):
             rows = x if whole else x[part]
             into = result if whole else result[part]
-            if axes:
+            direct = not axes or (len(rows) == 1 and order is None and isinstance(into, np.ndarray))
+            if not direct:
                 into = empty_like((start.count, *rows.shape), self.settings.dtype, x)  # the run's order
+            elif axes:
+                into = into.swapaxes(0, 1)  # the same memory
             keep = {buffer: output[part] for buffer, output in outputs.items()} or None
             part_start = start if whole else start.part(part)
             self._programs.run(compiled, rows, into, part.start, self.settings, part_start, keep, notes, exact)
-            for i, which in enumerate(range(start.count) if order is None else order) if axes else ():
+            for i, which in enumerate(range(start.count) if order is None else order) if not direct else ():
                 result[part][:, i] = into[which]
 
     def _small(self, runs: SmallRuns, x: Any, out: Any) -> Any:
