@@ -15,7 +15,7 @@ Fortran-ordered .npy                                   test_sources: test_an_arr
 groups by season, month, variable, text; their names   test_datasets_in: test_groups_of_seasons_in_their_order, …
 a question before many groups; regressions refused     test_datasets_in: test_groups_that_are_none, test_a_regression_…
 targets from a NetCDF variable                         test_datasets_in: test_labels_and_targets_from_variables
-live Keras models                                      test_live_keras
+live Keras models; xarray in, xarray out               test_live_keras, test_readers_keras; test_xarray
 ensembles                                              test_ensemble; test_one_warning_for_all_members
 prediction, target, share beside each map; bounds      test_sample_arrays
 names, units, history, CF; compression; two rules      test_sample_arrays; test_statistics_are_compressed_by_threads
@@ -279,6 +279,20 @@ def test_a_run_of_many_groups_stopped_while_its_file_is_written(world, monkeypat
     done = analyzer.stream("sst_*.nc:sst", **options)
     assert done.resumed == 80
     np.testing.assert_array_equal(done.statistics.mean, expected.mean)
+
+
+def test_room_is_reserved_on_any_file_system(tmp_path, monkeypatch):
+    """At once where the system can; by writing where it cannot."""
+    from lrpfast.batch.journal import _allocate
+
+    def refused(*_):
+        raise OSError(95, "Operation not supported")
+
+    for name in ("at once", "written"):
+        with open(tmp_path / name, "wb") as file:
+            _allocate(file, (3 << 20) + 5)
+        assert (tmp_path / name).stat().st_size == (3 << 20) + 5
+        monkeypatch.setattr("os.posix_fallocate", refused, raising=False)
 
 
 # Pictures

@@ -309,6 +309,8 @@ def test_the_climate_scientists_day(tmp_path):
     assert "ok       range" in done.stdout
     assert "seasons DJF, MAM, JJA, SON" in done.stdout
     assert "90 maps of the winter of 1982" in done.stdout
+    assert float(done.stdout.split("correlate by ")[1][:4]) > 0.7  # the networks look where the pattern is
+    assert "zero everywhere" not in done.stderr and "grows more than" not in done.stderr
     with netcdf.Dataset(folder / "seasons.nc") as over, netcdf.Dataset(folder / "seasons_seed_1.nc") as one:
         assert over["mean"].shape == (4, 11, 30)
         assert over["count"][:].tolist() == [[180, 184, 184, 182]] * 2
