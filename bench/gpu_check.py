@@ -25,13 +25,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gpu_lines import BENCH, LOST, MARK, SECTIONS, Options, describe, reason, run_steps, say
+from gpu_lines import BENCH, EXPERIMENTS, LOST, MARK, SECTIONS, Options, describe, reason, run_steps, say
 
 ROOT = BENCH.parent
 #: Seconds after which a section is ended, hung or not.
 LIMIT = 600
 #: Lines of other output that are shown of a process that died.
 LAST_WORDS = 3
+#: The tables' headings by the name of the files.
+TITLES = {"gpu_check": "GPU check", "gpu_experiments": "GPU experiments"}
 
 Line = dict[str, Any]
 
@@ -179,18 +181,18 @@ def totals(lines: list[Line]) -> str:
     return f"{text}; {reached} of {len(goals)} goals reached" if goals else text
 
 
-def write(folder: Path, facts: dict[str, str], lines: list[Line]) -> None:
+def write(folder: Path, name: str, facts: dict[str, str], lines: list[Line]) -> None:
     """The table as markdown, and everything as JSON; rewritten after every section, so that an end leaves the rest."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = ["# GPU check", "", *(f"- {key}: {value}" for key, value in facts.items()), "", totals(lines), ""]
+    text = [f"# {TITLES[name]}", "", *(f"- {key}: {value}" for key, value in facts.items()), "", totals(lines), ""]
     text += [*HEADING, *map(row, lines), ""]
-    (folder / "gpu_check.md").write_text("\n".join(text), encoding="utf-8")
+    (folder / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
     whole = json.dumps({"head": facts, "lines": lines}, indent=1, ensure_ascii=False)
-    (folder / "gpu_check.json").write_text(whole + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(whole + "\n", encoding="utf-8")
 
 
-def check(options: Options, sections: list[str], folder: Path) -> int:
-    """Everything; the exit status."""
+def check(options: Options, sections: list[str], folder: Path, name: str = "gpu_check") -> int:
+    """Everything, to the files of this name; the exit status."""
     begin = time.monotonic()
     facts = head(options)
     for key, value in facts.items():
@@ -207,8 +209,8 @@ def check(options: Options, sections: list[str], folder: Path) -> int:
             run_section(options, section, tell)
         except Exception as error:  # of this script: the other sections still count
             tell({"section": section, "what": "", "result": reason(error), "status": "FAIL", "seconds": 0.0})
-        write(folder, facts, lines)
-    print(f"\n{totals(lines)}; {time.monotonic() - begin:.0f} s; {folder / 'gpu_check.md'}")
+        write(folder, name, facts, lines)
+    print(f"\n{totals(lines)}; {time.monotonic() - begin:.0f} s; {folder / f'{name}.md'}")
     return int(any(line["status"] == "FAIL" for line in lines))
 
 
@@ -220,13 +222,14 @@ def main() -> int:
     parser.add_argument("--device", default="gpu:0", help="gpu:0, gpu:1, …")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder of the files, build/ by default")
     # what this script tells the processes that it starts
-    parser.add_argument("--inside", choices=["head", *SECTIONS], help=argparse.SUPPRESS)
+    parser.add_argument("--inside", choices=["head", *SECTIONS, EXPERIMENTS], help=argparse.SUPPRESS)
+    parser.add_argument("--experiment", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--after", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--plain-memory", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.device.removeprefix("gpu:").isdecimal():
         parser.error(f"--device must name one GPU, as 'gpu:0', not {given.device!r}")
-    options = Options(given.device, given.quick, given.standin, given.plain_memory)
+    options = Options(given.device, given.quick, given.standin, given.plain_memory, tuple(given.experiment))
     if given.inside is None:
         return check(options, given.only or list(SECTIONS), given.output)
     if given.inside == "head":

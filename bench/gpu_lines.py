@@ -35,6 +35,9 @@ SECTIONS = {
     "limits": ("gpu_speed", "limits", BENCH),
     "speed": ("gpu_speed", "speed", BENCH),
 }
+#: The section of gpu_experiments.py, which no checklist has.
+EXPERIMENTS = "experiments"
+WHERE = {**SECTIONS, EXPERIMENTS: ("gpu_experiments", "experiments_steps", BENCH)}
 
 
 class Skip(Exception):
@@ -46,12 +49,14 @@ class Options:
     """What the command line asks for.
 
     ``plain_memory`` takes every array from the device itself, not from a pool, so that a sanitizer sees its end.
+    ``experiments`` are those of gpu_experiments.py, all where there are none.
     """
 
     device: str = "gpu:0"
     quick: bool = False
     standin: bool = False
     plain_memory: bool = False
+    experiments: tuple[str, ...] = ()
 
     @property
     def index(self) -> int:
@@ -64,7 +69,8 @@ class Options:
     def arguments(self) -> list[str]:
         """The same, for another process."""
         flags = ("quick", "standin", "plain_memory")
-        return ["--device", self.device, *(f"--{f.replace('_', '-')}" for f in flags if getattr(self, f))]
+        given = [f"--{f.replace('_', '-')}" for f in flags if getattr(self, f)]
+        return ["--device", self.device, *given, *(f"--experiment={name}" for name in self.experiments)]
 
     def few(self, items: Any, count: int) -> list[Any]:
         """All items, or ``count`` of them from the first to the last, where sizes are small."""
@@ -165,7 +171,7 @@ def say(**record: Any) -> None:
 def run_steps(options: Options, section: str, after: int) -> None:
     """A section's steps after the given one; does not return where the device is lost."""
     begin = time.monotonic()
-    module, name, folder = SECTIONS[section]
+    module, name, folder = WHERE[section]
     try:
         prepare(options)
         sys.path.insert(0, str(folder))

@@ -1,0 +1,50 @@
+"""bench/gpu_experiments.py runs from end to end on the stand-in for CuPy, and makes no claims there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import standin_loader
+
+SCRIPT = Path(__file__).parents[1] / "bench" / "gpu_experiments.py"
+
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the benchmarks are not beside the tests")
+
+
+@pytest.fixture(autouse=True)
+def compiler(standin):
+    """Skips where there is no C++ compiler."""
+    standin_loader.remove()
+
+
+def run(folder, *only):
+    """The lines of the JSON file."""
+    environment = {k: v for k, v in os.environ.items() if k != "LRPFAST_TEST_DEVICE"}
+    command = [sys.executable, SCRIPT, "--standin", "--output", folder, *(f"--only={name}" for name in only)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0 and not done.stderr, done.stdout + done.stderr
+    table = (folder / "gpu_experiments.md").read_text()
+    lines = json.loads((folder / "gpu_experiments.json").read_text())["lines"]
+    assert table.startswith("# GPU experiments") and all(line["what"] in table for line in lines)
+    own = [line for line in lines if line["section"] == "experiments"]
+    assert all("no claim" in line["result"] for line in lines if line["status"] == "ok")
+    return own
+
+
+def test_both_kernels_of_wide_layers(tmp_path):
+    tiles, windows = run(tmp_path, "wide")
+    assert {"many_k_1 (float32)", "small_k_1 (float32)"} <= set(windows["kernels"])
+    assert not any(name.startswith("many_k") for name in tiles["kernels"])
+    assert max(tiles["apart"], windows["apart"]) < 1e-4 and "as fast as tiles" in windows["result"]
+
+
+@pytest.mark.sweep
+def test_all_experiments(tmp_path):
+    lines = run(tmp_path)
+    skipped = [line["what"] for line in lines if line["status"] == "skipped"]
+    assert all("cudnn" in what or "fused" in what for what in skipped) or "torch" not in sys.modules
+    assert len(lines) > len(skipped) + 20
