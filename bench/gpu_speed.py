@@ -21,7 +21,7 @@ import networks
 from cases import COMPARED, TOLERANCE, off
 from gpu_lines import Options, Report, Step, reason
 from lrpfast.kernels import memory_plan
-from lrpfast.kernels.cuda import contractions, cublas, cudnn
+from lrpfast.kernels.cuda import contractions, cublas, cudnn, fuse
 from networks import Network
 from timing import interleaved
 from tool import Missing, Tool
@@ -152,6 +152,7 @@ class Workload:
     ``single``: one layer as within a network, with inputs that are positive and its own output as relevance.
     ``streams``: the memory's speed is the limit. ``promised``: the goals over zennit and captum hold.
     ``convolution``: what computes convolutions, as LRPFAST_GPU_CONVOLUTION says it.
+    ``fused``: light operations are parts of the contractions before them.
     """
 
     title: str
@@ -164,6 +165,7 @@ class Workload:
     streams: bool = False
     promised: bool = False
     convolution: str = "own"
+    fused: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
@@ -205,9 +207,14 @@ def workloads() -> list[Workload]:
     for title, key, promised in (("ResNet18", "resnet18", False), ("VGG16", "vgg16", True)):
         for rule in ("epsilon_plus", "alpha2_beta1"):
             network = functools.partial(networks.make, key)
-            some.append(Workload(title, network, rule, (16, 64), promised=promised))
+            batches = (2, 16, 64) if key == "resnet18" else (16, 64)  # two are replayed as a graph
+            some.append(Workload(title, network, rule, batches, promised=promised))
+    # beside the lines above, which have the peers' times
+    residual = [w for w in some if w.title == "ResNet18"]
+    apart = [replace(w, title=f"{w.title}, light passes apart", fused=False, peers=()) for w in residual]
     convolutional = [w for w in some if w.title.startswith(("VGG16", "ResNet")) and w.convolution == "own"]
-    return some + [replace(w, title=f"{w.title} by cuDNN", convolution="cudnn") for w in convolutional]
+    by_cudnn = [replace(w, title=f"{w.title} by cuDNN", convolution="cudnn", peers=()) for w in convolutional]
+    return some + apart + by_cudnn
 
 
 @dataclass(eq=False)
@@ -384,7 +391,7 @@ def run_workload(work: Workload, options: Options, report: Report) -> None:
     x = network.samples(max(batches))
     it = open_peers(work, network, x, options)
     peers_apart = compare_peers(work, network, x, it, options)
-    contractions.CONVOLUTION = work.convolution
+    contractions.CONVOLUTION, fuse.FUSE = work.convolution, "1" if work.fused else "0"
     for precision in work.precisions:
         clear()
         base = int(pool().used_bytes())
@@ -405,7 +412,7 @@ def run_workload(work: Workload, options: Options, report: Report) -> None:
 def speed(options: Options) -> Iterator[Step]:
     """A step for each workload."""
     for turn, work in enumerate(workloads()):
-        if options.standin and work.convolution == "cudnn" and not work.single:
+        if options.standin and not work.single and (work.convolution == "cudnn" or not work.fused):
             continue  # of one layer it says as much there
         if options.standin and "MLP" not in work.title:  # tensor cores take long there
             work = replace(work, precisions=(PRECISIONS[turn % 2],))

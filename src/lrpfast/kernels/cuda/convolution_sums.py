@@ -16,6 +16,8 @@ from .structs import BUFFER, CONTRACTION, INPUT, RESULT, TERM
 
 #: Parts of the scratch memory begin at multiples of this many bytes.
 ALIGN = 256
+#: The largest number of batch sizes whose plans are remembered here.
+MOST_SIZES = 64
 
 
 class ConvolutionSums:
@@ -58,6 +60,7 @@ class ConvolutionSums:
         device: int,
     ) -> None:
         self._rounded, self._dtype, self._device = rounded, dtype, device
+        self._plans: dict[int, list[cudnn.Plan] | str] = {}
         terms_of = [[t for t, p in enumerate(parts) if p.accumulator == a] for a in range(sums)]
         self._planes = max(map(len, terms_of))  # of each sum
         #: the term of each plane, None where a sum has fewer than others
@@ -90,7 +93,7 @@ class ConvolutionSums:
     def _filter(self, term: Term, scale: float, plain: PlainConvolution, arrays: DeviceArrays) -> int:
         assert isinstance(term.weights, tuple)
         weights = term.weights
-        origin = None if term.origin is None else (term.origin, "filter", plain.convolution.transposed)
+        origin = None if term.origin is None else (term.origin, "filter", plain.arrangement)
         return arrays.arranged(weights, lambda: plain.filter(weights), self._rounded, term.sign, scale, origin)
 
     def _copies(self, parts: Sequence[Any], arrays: DeviceArrays, locate: Callable[[int], tuple[int, int]]) -> Any:
@@ -123,11 +126,26 @@ class ConvolutionSums:
 
     def refusal(self, samples: int) -> str | None:
         """Why cuDNN cannot convolve this number of samples, or None."""
+        plans = self._plans_for(samples)
+        return plans if isinstance(plans, str) else None
+
+    def _plans_for(self, samples: int) -> list[cudnn.Plan] | str:
+        """A plan for each term, or why there is none."""
+        known = self._plans.get(samples)
+        if known is not None:
+            return known
+        plans: list[cudnn.Plan] | str = []
         for convolution in self.convolutions:
             plan = cudnn.find_plan(self._device, convolution, samples, self._dtype, self._rounded)
             if isinstance(plan, str):
-                return plan
-        return None
+                plans = plan
+                break
+            assert isinstance(plans, list)
+            plans.append(plan)
+        if len(self._plans) >= MOST_SIZES:
+            self._plans.clear()
+        self._plans[samples] = plans
+        return plans
 
     def launch(self, chunk: Any, plane_at: int) -> tuple[int, int]:
         """Queue the convolutions; returns the address of the planes, and how many there are of each sum.
@@ -140,7 +158,8 @@ class ConvolutionSums:
         planes = scratch
         if len(self._terms) == 1 and plane_at not in (INPUT, RESULT):
             planes = chunk.at(plane_at)
-        plane, copied = self._plane(samples), None
+        plane, copied, plans = self._plane(samples), None, self._plans_for(samples)
+        assert isinstance(plans, list)
         for n, t in enumerate(self._terms):
             if t is None:
                 first = (planes + n * plane - chunk.work.data.ptr) // self._dtype.itemsize
@@ -153,9 +172,7 @@ class ConvolutionSums:
                     chunk.launch("split_k_reduce", "rows_of_term", values, (self._record, np.int32(t), np.uint64(copy)))
                     copied = self._same[t]
                 source = copy
-            plan = cudnn.find_plan(self._device, self.convolutions[t], samples, self._dtype, self._rounded)
-            assert isinstance(plan, cudnn.Plan)
-            plan.run(self._device, source, self._filters[t], planes + n * plane, workspace)
+            plans[t].run(self._device, source, self._filters[t], planes + n * plane, workspace)
         return planes, self._planes
 
 

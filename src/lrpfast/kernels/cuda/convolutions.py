@@ -126,6 +126,8 @@ class PlainConvolution:
         depth, width = groups * self._depth, groups * columns
         self.convolution = Convolution(transposed, source, out, groups, depth, width, tuple(windows))
         self._sizes = tuple(w.size for w, _, _ in by_axis)
+        #: what the filter's order depends on, beside the weights
+        self.arrangement = (transposed, self._sizes, tuple(t.tobytes() for taps in self._taps for t in taps))
 
     def _patterns(self, d: int) -> list[Axis]:
         """The different tables of one axis."""

@@ -29,7 +29,8 @@ def fuse(program: Program) -> Program:
     """The program with fewer operations, which computes the same."""
     if FUSE not in ("0", "1"):
         raise DeviceError(f"LRPFAST_GPU_FUSE={FUSE!r} must be '1' or '0'")
-    if FUSE == "0":
+    # where the backward pass has several segments, these are ranges of its operations, and run in any order
+    if FUSE == "0" or getattr(program, "segments", None):
         return program
     fused = _Fusion(program)
     fused.sums_forwards()
