@@ -104,7 +104,7 @@ def member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def check_products(results: int, window: Any) -> None:
-    """ModelFormatError where an operator on constants takes minutes.
+    """ModelFormatError where an operator on constants takes minutes, or its results too much memory.
 
     ``window`` has the values that each of its results adds up: weights, sizes, a number, or None for one.
     """
@@ -112,6 +112,7 @@ def check_products(results: int, window: Any) -> None:
         each = window[0].size if window.ndim > 1 else 1
     else:
         each = math.prod(window) if isinstance(window, (list, tuple)) else window or 1
+    take(3 * 8 * results, "what an operator makes of constants")
     if results * each > MOST_PRODUCTS:
         raise ModelFormatError(
             f"an operator on constants adds {results * each:,} products; {MOST_PRODUCTS:,} are the most"
