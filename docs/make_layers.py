@@ -173,7 +173,7 @@ def torch() -> str:
             ("activations and pooling", of(torch_functions.FUNCTIONS)),
             ("arithmetic, joining, reducing", of([*torch_merges.MERGES, *torch_reduced.REDUCED])),
             ("moving and sizes", of(torch_shape_ops.MOVES)),
-            ("of constants, computed while reading", of(torch_constants.FOLDS)),
+            ("of constants, computed while reading", of({*torch_constants.FOLDS, *torch_constants.LAYERS})),
         ],
     )
 

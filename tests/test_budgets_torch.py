@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from lrpfast import budget
-from lrpfast.errors import ModelFormatError
+from lrpfast.errors import LrpfastError, ModelFormatError
 from lrpfast.readers.torch.constants import FOLDS
 from lrpfast.readers.torch.fold import fold_constants
+from lrpfast.readers.torch.graph import build
+from lrpfast.readers.torch.nodes import CONVERTERS
 from lrpfast.readers.torch.records import Op, Ref, TorchProgram, Unknown
 from lrpfast.readers.torch.result_size import result_bytes
 
@@ -85,3 +87,29 @@ def test_the_count_is_an_upper_bound_that_is_not_far(case):
     inputs = [a for v in arguments.values() for a in (v if isinstance(v, list) else [v]) if isinstance(a, np.ndarray)]
     counted = result_bytes(name, arguments)
     assert size <= counted <= 8 * (size + sum(a.nbytes for a in inputs)) + 1000
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        ("aten.upsample_bilinear2d", {"input": np.ones((1, 1, 2, 2), np.float32), "output_size": [60_000, 60_000]}),
+        ("aten.upsample_nearest2d", {"input": np.ones((1, 1, 2, 2), np.float32), "output_size": [60_000, 60_000]}),
+        ("aten.constant_pad_nd", {"self": np.ones((1, 2), np.float32), "pad": [1 << 33, 0]}),
+        (
+            "aten.avg_pool2d",
+            {"input": np.ones((1, 1, 900, 900), np.float32), "kernel_size": [449, 449], "stride": [1, 1]},
+        ),
+    ],
+    ids=lambda operator: operator[0],
+)
+def test_constants_by_layers_are_counted_too(operator):
+    name, arguments = operator
+    key = "input" if "input" in arguments else "self"
+    ops = [
+        Op(f"{name}.default", "big", {**arguments, key: Ref("c")}, ("big",)),
+        Op("aten.sum.dim_IntList", "sum", {"self": Ref("big"), "dim": [-1]}, ("sum",)),
+        Op("aten.add.Tensor", "y", {"self": Ref("x"), "other": Ref("sum")}, ("y",)),
+    ]
+    whole = TorchProgram(ops, ["x"], ["y"], {"c": arguments[key]}, {"x": (2, 1, 1, 1)})
+    with budget.budgeted(1000), pytest.raises((LrpfastError, MemoryError)):
+        build(whole, CONVERTERS)

@@ -183,6 +183,28 @@ def test_windows_of_an_axis():
     check(lambda x: x + TABLE.flatten().unfold(0, 3, 4)[:9], x)
 
 
+@pytest.mark.parametrize(
+    "window",
+    [{"kernel_size": 3}, {"kernel_size": (2, 1), "stride": (2, 3), "padding": (0, 1), "dilation": (3, 1)}],
+    ids=str,
+)
+def test_windows_of_images(window):
+    check(lambda x: F.unfold(x, **window), IMAGE)
+    check(lambda x: F.unfold(x, **window), numbers(2, 1, 4, 3))
+    with pytest.raises(lrpfast.LrpfastError, match="window|shape"):
+        lrpfast.from_torch(
+            Function(lambda x: torch.ops.aten.im2col(x, [9, 9], [1, 1], [0, 0], [1, 1])), numbers(2, 1, 4, 3)
+        )
+
+
+def test_other_names_and_what_is_joined_to_nothing():
+    check(
+        lambda x: torch.multiply(torch.subtract(x, TABLE[..., :1, :1], alpha=2), 3) / torch.divide(VECTOR[0], 2), IMAGE
+    )
+    check(lambda x: torch.cat([torch.zeros(0, dtype=torch.float64), x, x], 1), QUERIES)
+    check(lambda x: x + torch.arange(6).expand_as(x[:, 0]).to(x.dtype)[:, None], QUERIES)
+
+
 def test_a_part_of_nothing_joins_what_is_left():
     x = numbers(2, 4, 6)
     check(lambda x: torch.cat([2 * x[..., :6], x[..., 6:]], -1), x)

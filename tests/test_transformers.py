@@ -117,11 +117,92 @@ MODELS = {
 
 
 def vision_of_hugging_face():
+    return vision("ViTConfig", "ViTForImageClassification")
+
+
+OF_IMAGES = {key: value for key, value in SMALL.items() if key != "vocab_size"}
+
+
+def vision(config, model, size=16, settings=OF_IMAGES, **parameters):
     transformers = pytest.importorskip("transformers")
-    settings = transformers.ViTConfig(
-        **{k: v for k, v in SMALL.items() if k != "vocab_size"}, image_size=16, patch_size=4
+    settings = getattr(transformers, config)(**{"image_size": 16, "patch_size": 4, **settings, **parameters})
+    module = getattr(transformers, model)(settings)
+    return Plain(module, ("pixel_values",)), (torch.randn(2, 3, size, size),)
+
+
+class States(Logits):
+    def forward(self, *inputs):
+        return self.module(**dict(zip(self.names, inputs, strict=True))).last_hidden_state
+
+
+def t5_encoder():
+    module, inputs = masked("T5Config", "T5EncoderModel", d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+    return States(module.module, module.names), inputs
+
+
+def standardized():
+    timm = pytest.importorskip("timm")
+    return timm.create_model("resnetv2_50x1_bit", num_classes=5), (torch.randn(2, 3, 32, 32),)
+
+
+def patches():
+    transformers = pytest.importorskip("transformers")
+    settings = transformers.PatchTSTConfig(
+        **{"num_input_channels": 3, "context_length": 16, "patch_length": 4, "stride": 4, "d_model": 16, "ffn_dim": 32},
+        **{"num_attention_heads": 4, "num_hidden_layers": 2, "num_targets": 2},
     )
-    return Plain(transformers.ViTForImageClassification(settings), ("pixel_values",)), (torch.randn(2, 3, 16, 16),)
+    module = transformers.PatchTSTForRegression(settings)
+
+    class Regression(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, values):
+            return self.module(past_values=values)[0]
+
+    return Regression(), (torch.randn(2, 16, 3),)
+
+
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+STAGES = {"hidden_sizes": [4, 8, 8, 8], "depths": [1] * 4, "num_attention_heads": [1, 2, 2, 2], "mlp_ratios": [2] * 4}
+#: Those that compute constants by layers, positions for scores, or windows, beside attention.
+OTHERS = {
+    "BEiT": lambda: vision("BeitConfig", "BeitForImageClassification", use_relative_position_bias=True),
+    "DINOv2 at another size": lambda: vision(
+        "Dinov2Config", "Dinov2ForImageClassification", 24, {**OF_IMAGES, "mlp_ratio": 2}
+    ),
+    "PVT": lambda: vision("PvtConfig", "PvtForImageClassification", 64, STAGES, image_size=64),
+    "DeBERTa": lambda: masked("DebertaConfig", "DebertaForSequenceClassification", **RELATIVE),
+    "DeBERTa v2": lambda: masked(
+        *("DebertaV2Config", "DebertaV2ForSequenceClassification"),
+        **{**RELATIVE, "position_buckets": 8, "share_att_key": True, "norm_rel_ebd": "layer_norm"},
+    ),
+    "T5's encoder": t5_encoder,
+    "Phi-3": lambda: causal("Phi3Config", "Phi3ForCausalLM", num_key_value_heads=2, pad_token_id=0),
+    "standardized weights": standardized,
+    "PatchTST": patches,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_through_torch_export(name):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, inputs = OTHERS[name]()
+        module, inputs = module.double().eval(), tuple(x.double() if x.is_floating_point() else x for x in inputs)
+        model = lrpfast.from_torch(module, inputs)
+    with torch.no_grad():
+        expected = module(*inputs).numpy()
+    x = [value.numpy() for value in inputs]
+    x = x if len(x) > 1 else x[0]
+    y = model.predict(x, precision="float64")
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())  # some norms are in float32
+    target = "max" if expected.ndim == 2 else 7
+    relevance = lrpfast.Analyzer(model, "attn_lrp", target=target).analyze(x)
+    relevance = relevance if isinstance(relevance, list) else [relevance]
+    assert all(np.isfinite(part).all() for part in relevance) and relevance[0].any()
 
 
 def made(name):

@@ -178,6 +178,16 @@ def masked_product(node: Context, a: Any, b: Any) -> Masked | None:
     return a.then(lambda scores: affine(node.builder, scores, number, 0.0))
 
 
+def product_of_masks(node: Context, a: Any, b: Any) -> Condition | None:
+    """The product of two masks that are 0 where they do not hold, which is a mask again; None of anything else."""
+    if not (isinstance(a, Condition) and isinstance(b, Condition)):
+        return None
+    if any(bool(c.true) == bool(c.false) for c in (a, b)):
+        return None
+    holds = (a.true or a.false) * (b.true or b.false)
+    return replace(conjunction(node, a, b), true=holds, false=0.0, boolean=False)
+
+
 # -- choices --------------------------------------------------------------------
 
 

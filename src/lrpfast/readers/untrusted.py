@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from ..budget import FREE_BYTES, take
 from ..errors import InputError, LrpfastError, ModelFormatError, UnsupportedLayerError
@@ -15,6 +18,8 @@ from .input_shape import InputShapeError
 
 #: What a data file stores in more than FREE_BYTES is larger by this factor at most.
 MAX_RATIO = 100
+#: Products that one operator on constants may add up: some seconds.
+MOST_PRODUCTS = 1 << 34
 #: What Python's parser makes of a JSON text takes so many bytes for each of these characters, at most.
 _JSON_BYTES = {b"{": 240, b"[": 90, b",": 40, b":": 60, b'"': 40}
 
@@ -96,3 +101,19 @@ def member(archive: zipfile.ZipFile, name: str) -> bytes:
     count_member(archive, info)
     with archive.open(info) as file:
         return file.read(info.file_size)  # a size: without one zipfile unpacks all there is, whatever the index says
+
+
+def check_products(results: int, window: Any) -> None:
+    """ModelFormatError where an operator on constants takes minutes, or its results too much memory.
+
+    ``window`` has the values that each of its results adds up: weights, sizes, a number, or None for one.
+    """
+    if isinstance(window, np.ndarray):
+        each = window[0].size if window.ndim > 1 else 1
+    else:
+        each = math.prod(window) if isinstance(window, (list, tuple)) else window or 1
+    take(3 * 8 * results, "what an operator makes of constants")
+    if results * each > MOST_PRODUCTS:
+        raise ModelFormatError(
+            f"an operator on constants adds {results * each:,} products; {MOST_PRODUCTS:,} are the most"
+        )

@@ -16,7 +16,7 @@ from ..channels_first import Tensor, Value, check_first
 from ..conditions import is_condition, select
 from ..file_axes import file_sizes
 from ..input_shape import FIX_SIZE
-from ..mask_arithmetic import mapped, masked_product, masked_sum
+from ..mask_arithmetic import mapped, masked_product, masked_sum, product_of_masks
 from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
@@ -325,6 +325,7 @@ def _multiply(ctx: NodeContext) -> Any:
             return select(ctx.builder, arg, other, _NOTHING)
     a, b = ctx.args
     result: Any = masked_product(ctx, a, b)
+    result = product_of_masks(ctx, a, b) if result is None else result
     result = mapped(ctx, a, b, np.multiply) if result is None else result
     return multiply(ctx.builder, *ctx.operands()) if result is None else result
 

@@ -377,6 +377,20 @@ FOLDED: dict[str, Callable[[Node, list[Any]], Any]] = {
 }
 
 
+#: Computed of constants alone by the layers that they are read as: operators whose first axis is that of samples, those
+#: of an axis and all after it, and functions of one value.
+OF_SAMPLES = frozenset(
+    ("Conv", "ConvTranspose", "Resize", "Upsample", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
+    + ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "DepthToSpace", "SpaceToDepth")
+)
+OF_ROWS = frozenset(("LayerNormalization", "RMSNormalization"))
+BY_LAYERS = (
+    OF_SAMPLES
+    | OF_ROWS
+    | {"Gelu", "Mish", "Swish", "Elu", "Celu", "Selu", "LeakyRelu", "Softplus", "Softsign", "HardSigmoid", "HardSwish"}
+)
+
+
 def fold(node: Node, args: list[FoldedValue | None]) -> list[FoldedValue]:
     """A node's outputs, of inputs that are all known.
 

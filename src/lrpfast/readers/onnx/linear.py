@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import ModelFormatError, ShapeError
 from ...model import layers as L
 from ...model.layers.window import extent
-from ..arithmetic import absolute, matrix_product, power
+from ..arithmetic import absolute, constant_product, matrix_product, power
 from ..axis_ops import affine, fixed
 from ..channels_first import Value, check_first, rounded_up
 from ..file_axes import permute, shown, squeeze
@@ -49,14 +49,28 @@ def _matmul(ctx: NodeContext) -> Value:
         result = matrix_product(b, ctx.value(0), ctx.value(1))
         added = ctx.attr("added")
         return result if added is None else ctx.affine(result, np.array(1.0), added)
+    if _of_several(ctx.args[1]):
+        return _product_with(ctx, ctx.value(), ctx.args[1], on_left=False)
     kernel = _without_ones(ctx, ctx.const(1, "weight"), ctx.value())
     if kernel.ndim == 1:
         column = b.dense(ctx.value(), kernel[:, None], None)
         return squeeze(b, column, [-1])
-    if kernel.ndim != 2:
-        raise ctx.unsupported(f"has a weight of shape {kernel.shape}; lrpfast reads matrices")
     x = ctx.value()
     return _biased(ctx, kernel.shape[1], x, x.axis(-1), lambda bias: b.dense(x, kernel, bias))
+
+
+def _of_several(weight: FoldedValue) -> bool:
+    """Whether a weight is several matrices, or one for each sample."""
+    return not weight.fixed or (weight.first.ndim > 2 and math.prod(weight.first.shape[:-2]) != 1)
+
+
+def _product_with(ctx: NodeContext, x: Value, weight: FoldedValue, on_left: bool) -> Value:
+    """The product with matrices that differ by axes before theirs, and not by sample."""
+    for dim in (-1, -2):
+        x.axis(dim)  # which must not hold the batch
+    result = constant_product(ctx.builder, x, ctx.sample_array(weight, x), on_left)
+    added = ctx.attr("added")
+    return result if added is None else ctx.affine(result, np.array(1.0), added)
 
 
 def _without_ones(ctx: NodeContext, kernel: np.ndarray, x: Value) -> np.ndarray:
@@ -73,6 +87,8 @@ def _without_ones(ctx: NodeContext, kernel: np.ndarray, x: Value) -> np.ndarray:
 def _matmul_left(ctx: NodeContext) -> Value:
     """W x: a dense layer on the axis before the last."""
     b, x = ctx.builder, ctx.value(1)
+    if _of_several(ctx.args[0]):
+        return _product_with(ctx, x, ctx.args[0], on_left=True)
     kernel = _without_ones(ctx, ctx.const(0, "weight"), x)
     if kernel.ndim != 2 or len(x.shape) < 2:
         raise ctx.unsupported(

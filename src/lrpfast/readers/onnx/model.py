@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -29,11 +30,12 @@ from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from ..masks import Condition
+from ..untrusted import check_products
 from .context import NodeContext
 from .control_flow import CONTROL, subgraph
 from .dynamic_quantize import ON_SCALED, scaled
 from .file import File, Input, Node, read
-from .fold import FOLDED, FoldedValue, fold
+from .fold import BY_LAYERS, FOLDED, OF_ROWS, OF_SAMPLES, FoldedValue, fold
 from .loops import recurrent_loop
 from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
@@ -263,6 +265,8 @@ class _GraphReader:
             return [UNREAD] * len(node.outputs)
         if node.op in FOLDED and all(arg is None or isinstance(arg, FoldedValue) for arg in args):
             return fold(node, args)
+        if node.op in BY_LAYERS and all(arg is None or isinstance(arg, FoldedValue) for arg in args):
+            return [self._by_layers(node, args)]
         self.builder.scope = node.name
         if node.op in ON_SCALED and any(isinstance(arg, Scaled) for arg in args):
             return [scaled(node, args, self._applied)]
@@ -280,6 +284,31 @@ class _GraphReader:
         if all(arg is None or isinstance(arg, FoldedValue) for arg in args):
             return fold(node, args)[0]
         return self._built(node, args)[0]
+
+    def _by_layers(self, node: Node, args: list[FoldedValue | None]) -> FoldedValue:
+        """What a node gives of constants alone: what the layers predict that it is read as."""
+        pairs = [(None, None) if arg is None else (arg.first, arg.second) for arg in args]
+        first, second = ([pair[which] for pair in pairs] for which in (0, 1))
+        result = self._predicted(node, first)
+        same = all(arg is None or arg.fixed for arg in args)
+        return FoldedValue(result, result if same else self._predicted(node, second))
+
+    def _predicted(self, node: Node, arrays: list[Any]) -> np.ndarray:
+        """What a node's layers make of one constant; others are its weights and settings."""
+        constant: np.ndarray = arrays[0]
+        axis = node.attributes.get("axis", -1)
+        if node.op in OF_ROWS:  # counts from the end, since an axis of one sample is put before
+            node = replace(node, attributes={**node.attributes, "axis": axis - constant.ndim if axis >= 0 else axis})
+        samples = constant if node.op in OF_SAMPLES else constant[None]
+        builder = Builder()
+        rest = [None if a is None else FoldedValue(a, a) for a in arrays[1:]]
+        x, batches = builder.input("constant", samples.shape[1:]), (len(samples), len(samples))
+        context = NodeContext(node, [x, *rest], builder, self.opset, batches, set(), set())
+        model = builder.model(context.run(OPERATORS[node.op])[:1], node.op)
+        weights = arrays[1] if node.op.startswith("Conv") else node.attributes.get("kernel_shape")
+        check_products(len(samples) * math.prod(n or 1 for n in model.output_shape), weights)
+        result = model.predict(samples, precision="float64").astype(constant.dtype)
+        return np.asarray(result if node.op in OF_SAMPLES else result[0])
 
     def _loop(self, node: Node, values: dict[str, Any]) -> list[Any] | None:
         """What a Loop computes that is a recurrent layer."""

@@ -210,7 +210,7 @@ def run(program: TorchProgram, ops: Iterable[Op], values: Mapping[str, Any]) -> 
     return folder.values
 
 
-def fold_constants(program: TorchProgram, by_layers: ByLayers) -> tuple[dict[str, Any], set[str]]:
+def fold_constants(program: TorchProgram, by_layers: ByLayers | None = None) -> tuple[dict[str, Any], set[str]]:
     """The values of a program's constants, and the names of the operators that compute them."""
     folder = _Folder(program, by_layers)
     return folder.values, {op.name for op in program.ops if folder.visit(op)}

@@ -22,13 +22,13 @@ from ..input_shape import FIX_SIZE, InputShapes, naming_open_sizes
 from ..mask_arithmetic import BiasedMask
 from ..masks import Condition, Masked
 from ..obstacles import Obstacles
+from ..untrusted import check_products
 from .constants import FOLDS, LAYERS, OF_SAMPLES
 from .fold import VIEWS, computed, fold_constants
 from .obstacles import obstacle
 from .passes import functional, fused, needed
 from .patterns import recognised
 from .records import Op, PerBatch, Ref, Size, TorchProgram, Unknown, refs
-from .result_size import check_products
 from .sizes import batches_of, fix_sizes, open_shape
 from .unrolled import rolled_up
 
@@ -232,7 +232,8 @@ def _by_layers(op: Op, arguments: Mapping[str, Any], converters: Mapping[str, Ca
     alone = replace(op, arguments={**arguments, name: Ref("constant")})
     program = TorchProgram([alone], ["constant"], [op.outputs[0]], {}, {"constant": samples.shape})
     model = _build_model(program, converters)
-    check_products(len(samples) * math.prod(n or 1 for n in model.output_shape), arguments)
+    results, window = len(samples) * math.prod(n or 1 for n in model.output_shape), arguments.get("kernel_size")
+    check_products(results, arguments.get("weight") if window is None else window)
     result = model.predict(samples, precision="float64").astype(constant.dtype)
     result = result if op.base in OF_SAMPLES else result[0]
     return [result, *[None] * (len(op.outputs) - 1)] if len(op.outputs) > 1 else result

@@ -27,7 +27,8 @@ def _is_value(x: Any) -> bool:
 
 
 def _cat(node: TorchNode) -> Any:
-    values = node.operands(*node.get("tensors"))
+    tensors = [v for v in node.get("tensors") if np.shape(v) != (0,)]  # PyTorch leaves these out, whatever their axes
+    values = node.operands(*tensors)
     first = next(v for v in values if not isinstance(v, np.ndarray))
     return concat(node.builder, values, first.axis(node.get("dim", 0)))
 
@@ -172,6 +173,10 @@ MERGES: dict[str, Converter] = {
     "aten.rsub": _rsub,
     "aten.mul": _mul,
     "aten.div": _div,
+    "aten.subtract": _sum_of(-1),
+    "aten.multiply": _mul,
+    "aten.divide": _div,
+    "aten.true_divide": _div,
     "aten.neg": _neg,
     "aten.abs": _abs,
     "aten.pow": _pow,

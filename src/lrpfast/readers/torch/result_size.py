@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelFormatError
+from ..untrusted import MOST_PRODUCTS
 
 #: An entry of a list of results, beyond its values.
 _OF_A_PART = 200
-#: Products that one operator on constants may add up: some seconds.
-_MOST_PRODUCTS = 1 << 34
 
 
 def result_bytes(name: str, arguments: Mapping[str, Any]) -> int:
@@ -37,17 +36,6 @@ def result_bytes(name: str, arguments: Mapping[str, Any]) -> int:
     itemsize = max(8 if a.dtype.kind in "iub" else a.itemsize for a in arrays)
     count = _COUNTS[name](arguments, arrays) if name in _COUNTS else _elementwise(arrays)
     return count * itemsize + _parts(name, arguments) * _OF_A_PART
-
-
-def check_products(count: int, arguments: Mapping[str, Any]) -> None:
-    """ModelFormatError where so many results of an operator with weights or a window take minutes."""
-    weight, window = arguments.get("weight"), arguments.get("kernel_size")
-    each = weight[0].size if isinstance(weight, np.ndarray) and weight.ndim > 1 else 1
-    each = math.prod(window) if isinstance(window, (list, tuple)) else window if isinstance(window, int) else each
-    if count * each > _MOST_PRODUCTS:
-        raise ModelFormatError(
-            f"an operator on constants adds {count * each:,} products; {_MOST_PRODUCTS:,} are the most"
-        )
 
 
 def _arrays(value: Any) -> list[np.ndarray]:
@@ -86,8 +74,8 @@ def _einsum(arguments: Mapping[str, Any], arrays: list[np.ndarray]) -> int:
     for word, a in zip(letters if plain else map(str, range(len(arrays))), arrays, strict=True):
         sizes.update(zip(word, a.shape, strict=True) if plain else {word: a.size}.items())
     products = math.prod(sizes.values())
-    if products > _MOST_PRODUCTS:
-        raise ModelFormatError(f"an einsum of constants adds {products:,} products; {_MOST_PRODUCTS:,} are the most")
+    if products > MOST_PRODUCTS:
+        raise ModelFormatError(f"an einsum of constants adds {products:,} products; {MOST_PRODUCTS:,} are the most")
     if not plain:
         return products  # at most
     return math.prod(sizes.get(c, 1) for c in (output if arrow else (c for c in sizes if inputs.count(c) == 1)))

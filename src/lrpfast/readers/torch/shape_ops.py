@@ -139,6 +139,9 @@ def _expand(node: TorchNode) -> Any:
 def _expand_as(node: TorchNode) -> Any:
     other = node.tensor("other")
     sizes = tuple(file_sizes(other, node.batches, i) for i in (0, 1))
+    known = node.known_pair(node.get("self"))
+    if isinstance(known, tuple):  # positions, say, for as many samples as there are
+        return PerBatch(*(np.broadcast_to(array, size) for array, size in zip(known, sizes, strict=True)))
     return expand(node.builder, node.tensor(), sizes, node.batches)  # type: ignore[arg-type]
 
 
@@ -258,6 +261,28 @@ def _unfold(node: TorchNode) -> Any:
     return permute(node.builder, windows, [*range(at + 1), *range(at + 2, windows.rank), at + 1])
 
 
+def _im2col(node: TorchNode) -> Any:
+    """Windows of images (nn.Unfold): (samples, channels · window, windows)."""
+    x, channels = node.tensor(), fixed(node.tensor(), 0)
+    check_first(x)
+    kernel, dilation, padding, stride = (node.sizes(k, 2, d) for k, d in _WINDOWS)
+    x = pad(node.builder, x, {i + 1: (p, p) for i, p in enumerate(padding) if p}, "constant")
+    places = []
+    for i, (k, d, s) in enumerate(zip(kernel, dilation, stride, strict=True)):
+        starts = np.arange(0, fixed(x, i + 1) - d * (k - 1), s)
+        if not len(starts):
+            raise ShapeError(f"its window of {kernel} does not fit an input of shape {x.shape}")
+        count(8 * k * len(starts), "the places of its windows")
+        places.append((np.arange(k) * d)[:, None] + starts)
+    rows, columns = places[0][:, None, :, None], places[1][None, :, None]
+    windows = gather(node.builder, x, 2, [(rows, rows), (columns, columns)], node.batches)
+    return node.builder.reshape(windows, (channels * math.prod(kernel), rows.shape[2] * columns.shape[3]))
+
+
+#: Of im2col: its arguments and what they are where they are left out.
+_WINDOWS: tuple[tuple[str, Any], ...] = (("kernel_size", 1), ("dilation", 1), ("padding", 0), ("stride", 1))
+
+
 def _flip(node: TorchNode) -> Any:
     x = node.tensor()
     for dim in node.get("dims"):
@@ -357,6 +382,7 @@ MOVES: dict[str, Converter] = {
     "aten.index": _index,
     "aten.flip": _flip,
     "aten.unfold": _unfold,
+    "aten.im2col": _im2col,
     "aten.split": _split,
     "aten.split_with_sizes": _split,
     "aten.chunk": _split,
