@@ -30,7 +30,7 @@ def fuse(program: Program) -> Program:
     if FUSE not in ("0", "1"):
         raise DeviceError(f"LRPFAST_GPU_FUSE={FUSE!r} must be '1' or '0'")
     # where the backward pass has several segments, these are ranges of its operations, and run in any order
-    if FUSE == "0" or getattr(program, "segments", None):
+    if FUSE == "0" or program.segments:
         return program
     fused = _Fusion(program)
     fused.sums_forwards()
