@@ -43,9 +43,8 @@ __device__ __forceinline__ i64 first_row(i64 place, int rows_at_once)
 }
 
 // A window of AT_ONCE rows, times the weights of a term, is added to the sums.
-template <int NS>
 __device__ __forceinline__ void add_window(const Term& term, const REAL* row, i64 window, int shift, int rows,
-                                           REAL (&sums)[NS][AT_ONCE][MOST_FEW])
+                                           REAL (&sums)[AT_ONCE][MOST_FEW])
 {
     REAL x[AT_ONCE][QUAD];
 #pragma unroll
@@ -61,17 +60,14 @@ __device__ __forceinline__ void add_window(const Term& term, const REAL* row, i6
             }
     const REAL* weights = term.weights[0] + shift * term.column_step + window * QUAD;
 #pragma unroll
-    for (int a = 0; a < NS; a++)
-        if (a == term.accumulator)
+    for (int n = 0; n < MOST_FEW; n++) {
+        const Quad of_n = *reinterpret_cast<const Quad*>(weights + n * term.row_step);
 #pragma unroll
-            for (int n = 0; n < MOST_FEW; n++) {
-                const Quad of_n = *reinterpret_cast<const Quad*>(weights + n * term.row_step);
+        for (int r = 0; r < AT_ONCE; r++)
 #pragma unroll
-                for (int r = 0; r < AT_ONCE; r++)
-#pragma unroll
-                    for (int e = 0; e < QUAD; e++)
-                        sums[a][r][n] = fma_(x[r][e], of_n.v[e], sums[a][r][n]);
-            }
+            for (int e = 0; e < QUAD; e++)
+                sums[r][n] = fma_(x[r][e], of_n.v[e], sums[r][n]);
+    }
 }
 
 // Sums of many products, to planes: a warp has AT_ONCE rows, its lanes neighbouring windows; a split has part of them.
@@ -97,9 +93,12 @@ __device__ __forceinline__ void many_k(const Contraction& op, int splits, REAL* 
                 sums[a][r][n] = 0;
 #pragma unroll 1
     for (i64 w = windows * split / splits + lane; w < windows * (split + 1) / splits; w += 32)
+#pragma unroll
+        for (int a = 0; a < NS; a++) // not as an index that a term has: sums would lie in memory
 #pragma unroll 1
-        for (int t = 0; t < op.terms_count; t++) // the second finds x in the first cache
-            add_window<NS>(op.terms[t], row, w, shift, rows, sums);
+            for (int t = 0; t < op.terms_count; t++) // the second finds x in the first cache
+                if (op.terms[t].accumulator == a)
+                    add_window(op.terms[t], row, w, shift, rows, sums[a]);
 #pragma unroll
     for (int a = 0; a < NS; a++)
 #pragma unroll
@@ -119,9 +118,8 @@ __device__ __forceinline__ void many_k(const Contraction& op, int splits, REAL* 
 }
 
 // A term's products for a window of columns of AT_ONCE rows, added to the sums.
-template <int NS>
 __device__ __forceinline__ void add_products(const Term& term, const REAL* source, const REAL* weights, int rows,
-                                             REAL (&sums)[NS][AT_ONCE][QUAD])
+                                             REAL (&sums)[AT_ONCE][QUAD])
 {
 #pragma unroll 2
     for (int k = 0; k < term.channels; k++) {
@@ -131,11 +129,8 @@ __device__ __forceinline__ void add_products(const Term& term, const REAL* sourc
             REAL s = part_of(term.part, source[(r < rows ? r : 0) * (i64)QUAD * term.stride + k]);
             s = term.round ? tf32(s) : s;
 #pragma unroll
-            for (int a = 0; a < NS; a++)
-                if (a == term.accumulator)
-#pragma unroll
-                    for (int e = 0; e < QUAD; e++)
-                        sums[a][r][e] = fma_(s, of_k.v[e], sums[a][r][e]);
+            for (int e = 0; e < QUAD; e++)
+                sums[r][e] = fma_(s, of_k.v[e], sums[r][e]);
         }
     }
 }
@@ -189,12 +184,15 @@ __device__ __forceinline__ void small_k(const Contraction& op, int groups, const
             if (op.shares_count) // all are under way before the first is needed
                 take_part(run.at(op.x) + (first + (i64)(r < rows ? r : 0) * QUAD) * width, column, width, x[r]);
         }
+#pragma unroll
+        for (int a = 0; a < NS; a++)
 #pragma unroll 1
-        for (int t = 0; t < op.terms_count; t++) {
-            const Term& term = op.terms[t];
-            add_products<NS>(term, run.at(term.source) + first * term.stride,
-                             term.weights[0] + shift * term.column_step + window * QUAD, rows, sums);
-        }
+            for (int t = 0; t < op.terms_count; t++) {
+                const Term& term = op.terms[t];
+                if (term.accumulator == a)
+                    add_products(term, run.at(term.source) + first * term.stride,
+                                 term.weights[0] + shift * term.column_step + window * QUAD, rows, sums[a]);
+            }
 #pragma unroll
         for (int r = 0; r < AT_ONCE; r++) {
             REAL of_row[NS][QUAD];

@@ -67,6 +67,11 @@ class ManyK(Contraction):
         return False
 
     @property
+    def at_once(self) -> int:
+        """The rows that a thread has at a time."""
+        return AT_ONCE[self.dtype.name]
+
+    @property
     def sums_to_planes(self) -> bool:
         """Whether the wide side is the one that is summed."""
         return self.columns <= MOST_FEW
@@ -85,7 +90,7 @@ class ManyK(Contraction):
         return self.quad * -(-samples * self.rows // (self.quad * rows_at_once))
 
     def _splits(self, samples: int) -> int:
-        blocks = self._row_blocks(samples, WARPS * AT_ONCE)
+        blocks = self._row_blocks(samples, WARPS * self.at_once)
         most = min(max(self.depths) // LEAST_SPLIT, MOST_SPLITS)
         places = int(self.gpu.processors) * BLOCKS
         return min(range(1, most + 1), key=lambda s: math.ceil(blocks * s / places) / s + 0.01 * s)
@@ -97,7 +102,7 @@ class ManyK(Contraction):
     def launch(self, chunk: Any) -> None:
         if self.sums_to_planes:
             splits, planes = self._splits(chunk.samples), np.uint64(chunk.scratch)
-            grid = (self._row_blocks(chunk.samples, WARPS * AT_ONCE), splits, 1)
+            grid = (self._row_blocks(chunk.samples, WARPS * self.at_once), splits, 1)
             arguments = (self.record, np.int32(splits), planes)
             chunk.launch_grid("many_k", chunk.kind, f"many_k_{self.sums}", grid, arguments)
             elements = chunk.samples * self.rows * self.width
@@ -105,7 +110,7 @@ class ManyK(Contraction):
             chunk.launch("split_k_reduce", f"split_k_reduce_{self.sums}", -(-elements // 4), reduction)
             return
         columns = -(-(self.width + self.quad - 1) // (THREADS * self.quad))
-        fits = self._row_blocks(chunk.samples, AT_ONCE) * columns // (self.gpu.processors * BLOCKS * 4)
+        fits = self._row_blocks(chunk.samples, self.at_once) * columns // (self.gpu.processors * BLOCKS * 4)
         groups = max(1, min(MOST_GROUPS, fits))
-        grid = (self._row_blocks(chunk.samples, AT_ONCE * groups), columns, 1)
+        grid = (self._row_blocks(chunk.samples, self.at_once * groups), columns, 1)
         chunk.launch_grid("many_k", chunk.kind, f"small_k_{self.sums}", grid, (self.record, np.int32(groups)))

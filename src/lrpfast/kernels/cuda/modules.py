@@ -40,7 +40,8 @@ TILE_MODULES = ("tile", TRIAL)
 OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
 #: many_k.cu: the largest number of values on a layer's narrow side, and the rows that a thread has at a time.
-MOST_FEW, AT_ONCE = 8, 4
+MOST_FEW = 8
+AT_ONCE = {"float32": 4, "float64": 2}
 
 _compiled: dict[tuple[int, str, str], Any] = {}
 _functions: dict[tuple[int, str, str, str], Any] = {}
@@ -63,7 +64,8 @@ def header(module: str = "tile") -> str:
     if module == TRIAL:
         lines.append("#define TRIAL_TILES")
     if module == "many_k":
-        lines.append(f"enum {{ MOST_FEW = {MOST_FEW}, AT_ONCE = {AT_ONCE}, THREADS = {THREADS} }};")
+        lines.append(f"enum {{ MOST_FEW = {MOST_FEW}, THREADS = {THREADS} }};")
+        lines.append(f"enum {{ AT_ONCE = sizeof(REAL) == 8 ? {AT_ONCE['float64']} : {AT_ONCE['float32']} }};")
     return "\n".join([*lines, ""])
 
 
