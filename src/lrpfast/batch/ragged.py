@@ -98,7 +98,8 @@ class RaggedRun:
         self.count = int(data.shape[0] or 0)
         self.done = self.resumed = self.positions = 0
         self.counts = {"not_normalized": 0, **Growth.of([], True).counts()}
-        self.target, several = settings.target, is_per_sample(settings.target)
+        self.target = settings.target
+        several = is_per_sample(self.target) and not isinstance(self.target, Mapping)
         if several:
             self.target = np.asarray(settings.target)
             if self.target.ndim != 1 or len(self.target) != self.count:

@@ -42,57 +42,58 @@ __device__ __forceinline__ i64 first_row(i64 place, int rows_at_once)
     return place / QUAD * QUAD * rows_at_once + place % QUAD;
 }
 
-// A window of AT_ONCE rows, times the weights of a term, is added to the sums.
-__device__ __forceinline__ void add_window(const Term& term, const REAL* row, i64 window, int shift, int rows,
-                                           REAL (&sums)[AT_ONCE][MOST_FEW])
+// A window of ROWS rows, times the weights of a term, is added to the sums.
+template <int ROWS>
+__device__ __forceinline__ void add_window(const Term& term, const REAL* row, int window, int shift, int rows,
+                                           REAL (&sums)[ROWS][MOST_FEW])
 {
-    REAL x[AT_ONCE][QUAD];
+    REAL x[ROWS][QUAD];
 #pragma unroll
-    for (int r = 0; r < AT_ONCE; r++)
-        take_window(row + (r < rows ? r : 0) * (i64)QUAD * term.stride, window * QUAD - shift, term.channels, x[r]);
-    if (term.part || term.round)
+    for (int r = 0; r < ROWS; r++)
+        take_window(row + (r < rows ? r : 0) * (i64)QUAD * term.stride, (i64)window * QUAD - shift, term.channels, x[r]);
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++)
+    for (int r = 0; r < ROWS; r++)
 #pragma unroll
-            for (int e = 0; e < QUAD; e++) {
-                const REAL part = part_of(term.part, x[r][e]);
-                x[r][e] = term.round ? tf32(part) : part;
-            }
-    const REAL* weights = term.weights[0] + shift * term.column_step + window * QUAD;
+        for (int e = 0; e < QUAD; e++) {
+            const REAL part = part_of(term.part, x[r][e]);
+            x[r][e] = term.round ? tf32(part) : part;
+        }
+    const REAL* weights = term.weights[0] + shift * term.column_step + (i64)window * QUAD;
 #pragma unroll
-    for (int n = 0; n < MOST_FEW; n++) {
-        const Quad of_n = *reinterpret_cast<const Quad*>(weights + n * term.row_step);
+    for (int n = 0; n < MOST_FEW; n++, weights += term.row_step) {
+        const Quad of_n = *reinterpret_cast<const Quad*>(weights);
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++)
+        for (int r = 0; r < ROWS; r++)
 #pragma unroll
             for (int e = 0; e < QUAD; e++)
                 sums[r][n] = fma_(x[r][e], of_n.v[e], sums[r][n]);
     }
 }
 
-// Sums of many products, to planes: a warp has AT_ONCE rows, its lanes neighbouring windows; a split has part of them.
-template <int NS>
+// Sums of many products, to planes: a warp has ROWS rows, its lanes neighbouring windows; a split has part of them.
+template <int NS, int ROWS = AT_ONCE / NS>
 __device__ __forceinline__ void many_k(const Contraction& op, int splits, REAL* planes, const Run& run)
 {
     const i64 total = run.samples * op.rows, plane = total * op.width;
     const int lane = threadIdx.x % 32, split = blockIdx.y;
-    const i64 first = first_row(blockIdx.x, WARPS * AT_ONCE) + threadIdx.x / 32 * (i64)(AT_ONCE * QUAD);
+    const i64 first = first_row(blockIdx.x, WARPS * ROWS) + threadIdx.x / 32 * (i64)(ROWS * QUAD);
     if (first >= total)
         return;
     const Term& any = op.terms[0]; // all terms have the same rows
     const REAL* row = run.at(any.source) + first * any.stride;
-    const int shift = shift_of(row), rows = (int)min((total - first + QUAD - 1) / QUAD, (i64)AT_ONCE);
+    const int shift = shift_of(row), rows = (int)min((total - first + QUAD - 1) / QUAD, (i64)ROWS);
     const i64 windows = ((i64)any.channels + shift + QUAD - 1) / QUAD;
-    REAL sums[NS][AT_ONCE][MOST_FEW];
+    const int begin = (int)(windows * split / splits) + lane, end = (int)(windows * (split + 1) / splits);
+    REAL sums[NS][ROWS][MOST_FEW];
 #pragma unroll
     for (int a = 0; a < NS; a++)
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++)
+        for (int r = 0; r < ROWS; r++)
 #pragma unroll
             for (int n = 0; n < MOST_FEW; n++)
                 sums[a][r][n] = 0;
 #pragma unroll 1
-    for (i64 w = windows * split / splits + lane; w < windows * (split + 1) / splits; w += 32)
+    for (int w = begin; w < end; w += 32)
 #pragma unroll
         for (int a = 0; a < NS; a++) // not as an index that a term has: sums would lie in memory
 #pragma unroll 1
@@ -102,7 +103,7 @@ __device__ __forceinline__ void many_k(const Contraction& op, int splits, REAL* 
 #pragma unroll
     for (int a = 0; a < NS; a++)
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++) {
+        for (int r = 0; r < ROWS; r++) {
             REAL mine = 0;
 #pragma unroll
             for (int n = 0; n < MOST_FEW; n++) {
@@ -117,15 +118,16 @@ __device__ __forceinline__ void many_k(const Contraction& op, int splits, REAL* 
         }
 }
 
-// A term's products for a window of columns of AT_ONCE rows, added to the sums.
+// A term's products for a window of columns of ROWS rows, added to the sums.
+template <int ROWS>
 __device__ __forceinline__ void add_products(const Term& term, const REAL* source, const REAL* weights, int rows,
-                                             REAL (&sums)[AT_ONCE][QUAD])
+                                             REAL (&sums)[ROWS][QUAD])
 {
 #pragma unroll 2
     for (int k = 0; k < term.channels; k++) {
         const Quad of_k = *reinterpret_cast<const Quad*>(weights + k * term.row_step);
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++) {
+        for (int r = 0; r < ROWS; r++) {
             REAL s = part_of(term.part, source[(r < rows ? r : 0) * (i64)QUAD * term.stride + k]);
             s = term.round ? tf32(s) : s;
 #pragma unroll
@@ -156,12 +158,12 @@ __device__ __forceinline__ void finish_window(const Contraction& op, const Run& 
     }
 }
 
-// Products of few terms, finished: a thread has a window of columns of AT_ONCE rows, `groups` times.
-template <int NS>
+// Products of few terms, finished: a thread has a window of columns of ROWS rows, `groups` times.
+template <int NS, int ROWS = AT_ONCE / NS>
 __device__ __forceinline__ void small_k(const Contraction& op, int groups, const Run& run)
 {
     const i64 total = run.samples * op.rows, width = op.width;
-    const i64 begin = first_row(blockIdx.x, AT_ONCE * groups);
+    const i64 begin = first_row(blockIdx.x, ROWS * groups);
     if (begin >= total)
         return;
     const int shift = shift_of(run.at(op.shares_count ? op.out : op.outputs[0].buffer) + begin * width);
@@ -169,11 +171,11 @@ __device__ __forceinline__ void small_k(const Contraction& op, int groups, const
     if (column >= width)
         return;
 #pragma unroll 1
-    for (i64 first = begin; groups-- && first < total; first += AT_ONCE * QUAD) {
-        const int rows = (int)min((total - first + QUAD - 1) / QUAD, (i64)AT_ONCE);
-        REAL x[AT_ONCE][QUAD], sums[NS][AT_ONCE][QUAD];
+    for (i64 first = begin; groups-- && first < total; first += ROWS * QUAD) {
+        const int rows = (int)min((total - first + QUAD - 1) / QUAD, (i64)ROWS);
+        REAL x[ROWS][QUAD], sums[NS][ROWS][QUAD];
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++) {
+        for (int r = 0; r < ROWS; r++) {
 #pragma unroll
             for (int e = 0; e < QUAD; e++) {
                 x[r][e] = 0;
@@ -194,7 +196,7 @@ __device__ __forceinline__ void small_k(const Contraction& op, int groups, const
                                  term.weights[0] + shift * term.column_step + window * QUAD, rows, sums[a]);
             }
 #pragma unroll
-        for (int r = 0; r < AT_ONCE; r++) {
+        for (int r = 0; r < ROWS; r++) {
             REAL of_row[NS][QUAD];
 #pragma unroll
             for (int a = 0; a < NS; a++)

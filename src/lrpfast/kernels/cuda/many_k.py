@@ -69,7 +69,7 @@ class ManyK(Contraction):
     @property
     def at_once(self) -> int:
         """The rows that a thread has at a time."""
-        return AT_ONCE[self.dtype.name]
+        return AT_ONCE[self.dtype.name] // self.sums
 
     @property
     def sums_to_planes(self) -> bool:

@@ -39,7 +39,8 @@ TILE_MODULES = ("tile", TRIAL)
 #: No implicit fused multiply-adds, so that the arithmetic is the same as on the CPU.
 OPTIONS = ("-std=c++17", "--fmad=false")
 THREADS = 256
-#: many_k.cu: the largest number of values on a layer's narrow side, and the rows that a thread has at a time.
+#: many_k.cu: the largest number of values on a layer's narrow side, and the rows of one sum that a thread has
+#: at a time; of two sums it has half as many.
 MOST_FEW = 8
 AT_ONCE = {"float32": 4, "float64": 2}
 
