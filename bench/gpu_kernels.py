@@ -14,6 +14,7 @@ import numpy as np
 import cases
 import lrpfast
 import oracle
+import oracle_conditions
 import oracle_layers
 import test_graphs
 import test_layers
@@ -498,6 +499,25 @@ def activations(options: Options, tallies: dict[str, Tally]) -> None:
                 tallies[precision].compare(expected, f"{function} {parameters or ''}, {name}", explain)
 
 
+def conditions(options: Options, tallies: dict[str, Tally]) -> None:
+    """Relevance through some neurons of a hidden layer alone, in both ways of counting the rest."""
+    net = oracle_layers.chain((7,), W.dense(7, 6, activation="relu"), W.dense(6, 5, activation="relu"), W.dense(5, 3))
+    x, rule = cases.values((7,), count=5), ("epsilon", {"epsilon": 0.1})
+    chosen = {1: np.arange(6) % 3 > 0}
+    for parallel in (False, True):
+        expected = Expected(lambda ar, p=parallel: oracle_conditions.explain(net, net.rules(rule), x, 1, chosen, p, ar))
+        for precision in PRECISIONS[:2]:
+
+            def explain(precision: str = precision, parallel: bool = parallel) -> np.ndarray:
+                analyzer = lrpfast.Analyzer(
+                    cases.graph(net), test_graphs.unfolded(rule), precision=precision, device=options.device
+                )
+                condition = {net.names[1]: chosen[1]}
+                return cases.flat(analyzer.analyze(x, 1, conditions=condition, parallel=parallel), 5)
+
+            tallies[precision].compare(expected, f"conditions, parallel={parallel}", explain)
+
+
 def analyzed(options: Options, layers: Any, rule: Any, x: Any, precision: str, target: Any = "max", **more: Any) -> Any:
     analyzer = lrpfast.Analyzer(
         cases.model(layers), cases.rule(rule), precision=precision, device=options.device, target=target, **more
@@ -675,6 +695,7 @@ def steps(options: Options) -> Iterator[Step]:
     yield "casts, every type", casts
     for what, work in (
         ("activations", activations),
+        ("conditions", conditions),
         ("recurrent layers", recurrent),
         ("inputs of every type", inputs_of_every_type),
         ("targets", targets),
