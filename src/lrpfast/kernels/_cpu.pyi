@@ -9,6 +9,8 @@ from .program import Program
 
 LAZY_BYTES: int
 PRODUCTS_FROM: dict[str, int]
+SPARSE_FROM: dict[str, int]
+NEARLY_ALL: int
 SHORTEST_RUN: int
 CODES: dict[str, dict[str, int]]
 KERNELS: dict[str, object]
