@@ -364,3 +364,14 @@ cdef int contract_taps(const Code* code, const Operation* op, char** base, int r
         accumulate_taps(code, op, base, r, m0, rows, group, n0, nc, sums, &located)
         fine &= epilogue(code, op, base, rows, at, in_sample, group * op.columns + n0, nc, sums)
     return FINE if fine else NOT_FINITE
+
+
+cdef void count_same_input(Operation* op) noexcept:
+    """What several terms in a row contract is gathered once."""
+    cdef int i, last = 0
+    for i in range(op.terms_count):
+        if i and (op.terms[i].source == op.terms[last].source and op.terms[i].part == op.terms[last].part
+                  and op.terms[i].geometry == op.terms[last].geometry):
+            op.terms[last].same_input += 1
+        else:
+            last, op.terms[i].same_input = i, 1

@@ -470,17 +470,6 @@ cdef int sums_of_input(terms) except -1:
     return max([len({term.accumulator for term in group}) for _, group in groups])
 
 
-cdef void count_same_input(Operation* op) noexcept:
-    """What several terms in a row contract is gathered once."""
-    cdef int i, last = 0
-    for i in range(op.terms_count):
-        if i and (op.terms[i].source == op.terms[last].source and op.terms[i].part == op.terms[last].part
-                  and op.terms[i].geometry == op.terms[last].geometry):
-            op.terms[last].same_input += 1
-        else:
-            last, op.terms[i].same_input = i, 1
-
-
 cdef int set_numbers(Operation* op, dict numbers) except -1:
     """An operation's arguments that are numbers."""
     op.function = numbers.pop("function", 0)
