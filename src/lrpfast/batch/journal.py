@@ -265,9 +265,10 @@ class Journal:
 
 def _allocate(file: BinaryIO, size: int) -> None:
     """Give an empty file this much space on the disk; OSError when there is not as much."""
-    with contextlib.suppress(AttributeError, OSError):  # of systems and file systems that can only write
-        os.posix_fallocate(file.fileno(), 0, size)
-        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # of file systems that can only write
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
     for first in range(0, size, 1 << 20):
         file.write(bytes(min(1 << 20, size - first)))
 
