@@ -221,7 +221,7 @@ def describe(options: Options) -> dict[str, str]:
     try:
         from lrpfast.kernels.cuda import cudnn
 
-        problem = cudnn.problem()
+        problem = cudnn.HANDLES.problem()
         facts["cuDNN version"] = cudnn.version() if problem is None else f"none: {problem}"
     except Exception as error:
         facts["cuDNN version"] = reason(error)
