@@ -73,8 +73,10 @@ def wide_network(small: bool) -> Any:
 
 
 def tile_variants(precision: str) -> tuple[Variant, ...]:
-    found = ("wide", "large") if precision == "3xtf32" else ("wide", "lean", "large")
-    return tuple(Variant(f"{precision}, {name} tile", precision, {"LRPFAST_GPU_TILE": name}) for name in found)
+    found = {"float32": ("lean", "large"), "tf32": ("lean", "large", "wgmma"), "3xtf32": ("large", "wgmma")}[precision]
+    return tuple(
+        Variant(f"{precision}, {name} tile", precision, {"LRPFAST_GPU_TILE": name}) for name in ("wide", *found)
+    )
 
 
 def experiments() -> list[Experiment]:

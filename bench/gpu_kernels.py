@@ -13,7 +13,7 @@ from gpu_tally import tallied
 from lrpfast.kernels.cuda import modules, tiles
 
 #: Modules that are used only where a switch says so; gpu_experiments.py launches them.
-UNUSED = ("trial_tile", "many_k")
+UNUSED = ("trial_tile", "wgmma_tile", "many_k")
 
 
 def steps(options: Options) -> Iterator[Step]:
