@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import gpu_check
-from gpu_lines import BENCH, EXPERIMENTS, Options, Report, Step, reason
+from gpu_lines import BENCH, EXPERIMENTS, LXT, Options, Report, Step, reason
 
 #: What an environment variable sets: lrpfast reads it once, so that here its value is put where lrpfast keeps it.
 SWITCHES = {
@@ -325,7 +325,7 @@ OPERATIONS = (
 def run_operation(
     name: str, make: Callable[[bool], Any], rule: str, batch: int, conditions: int, options: Options, report: Report
 ) -> None:
-    """lrpfast's explanation beside PyTorch's forward pass, and its gradient, which LXT's explanation costs."""
+    """lrpfast's explanation beside PyTorch's forward pass and gradient."""
     import cupy
 
     import gpu_peers
@@ -395,7 +395,7 @@ def experiments_steps(options: Options) -> Iterator[Step]:
 
 
 #: The experiments that --only takes.
-NAMES = ("wide", "tiles", "3xtf32", "cudnn", "graphs", "fuse", "operations")
+NAMES = ("wide", "tiles", "3xtf32", "cudnn", "graphs", "fuse", "operations", "lxt")
 
 
 def main() -> int:
@@ -409,7 +409,8 @@ def main() -> int:
     if not given.device.removeprefix("gpu:").isdecimal():
         parser.error(f"--device must name one GPU, as 'gpu:0', not {given.device!r}")
     options = Options(given.device, given.quick, given.standin, experiments=tuple(given.only))
-    return gpu_check.check(options, ["limits", EXPERIMENTS], given.output, "gpu_experiments")
+    sections = ["limits", EXPERIMENTS, *(LXT if not given.only or "lxt" in given.only else ())]
+    return gpu_check.check(options, sections, given.output, "gpu_experiments")
 
 
 if __name__ == "__main__":
