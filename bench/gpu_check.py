@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gpu_lines import BENCH, EXPERIMENTS, LOST, MARK, SECTIONS, Options, describe, reason, run_steps, say
+from gpu_lines import BENCH, LOST, MARK, SECTIONS, WHERE, Options, describe, reason, run_steps, say
 
 ROOT = BENCH.parent
 #: Seconds after which a section is ended, hung or not.
@@ -145,7 +145,7 @@ def head(options: Options) -> dict[str, str]:
     if commit:
         facts["commit"] = commit + (", with changes" if _output("git", "status", "--porcelain") else "")
     facts |= machine.versions()
-    for package in ("torch", "zennit", "captum"):
+    for package in ("torch", "zennit", "captum", "lxt", "transformers"):
         try:
             metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -222,7 +222,7 @@ def main() -> int:
     parser.add_argument("--device", default="gpu:0", help="gpu:0, gpu:1, …")
     parser.add_argument("--output", type=Path, default=ROOT / "build", help="folder of the files, build/ by default")
     # what this script tells the processes that it starts
-    parser.add_argument("--inside", choices=["head", *SECTIONS, EXPERIMENTS], help=argparse.SUPPRESS)
+    parser.add_argument("--inside", choices=["head", *WHERE], help=argparse.SUPPRESS)
     parser.add_argument("--experiment", action="append", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--after", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--plain-memory", action="store_true", help=argparse.SUPPRESS)

@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import gpu_check
-from gpu_lines import BENCH, EXPERIMENTS, Options, Report, Step, reason
+from gpu_lines import BENCH, EXPERIMENTS, LXT, Options, Report, Step, reason
 
 #: What an environment variable sets: lrpfast reads it once, so that here its value is put where lrpfast keeps it.
 SWITCHES = {
@@ -37,6 +37,8 @@ SWITCHES = {
 }
 #: Not an environment variable: whether batches are replayed as CUDA graphs.
 GRAPHS = "graphs"
+#: Why a tile is not timed.
+NO_LAUNCH = "no launch takes this tile: too few rows, or another device"
 KERNELS = "lrpfast.kernels.cuda"
 
 
@@ -72,18 +74,28 @@ def wide_network(small: bool) -> Any:
     return networks.mlp(1031 if small else 31_811, 8, 8, 2)
 
 
+def behind_another(small: bool) -> Any:
+    """VGG16's conv3_2 behind a pointwise convolution: tiles for tensor cores do not take a network's input."""
+    import networks
+
+    size, channels, out = (12, 16, 132) if small else (56, 256, 256)
+    builder = networks._Builder((size, size, 4), low=0.0)
+    builder.conv(builder.conv(-1, channels, size=1), out, pad=1)
+    return builder.network()
+
+
 def tile_variants(precision: str) -> tuple[Variant, ...]:
-    found = ("wide", "large") if precision == "3xtf32" else ("wide", "lean", "large")
-    return tuple(Variant(f"{precision}, {name} tile", precision, {"LRPFAST_GPU_TILE": name}) for name in found)
+    found = {"float32": ("lean", "large"), "tf32": ("lean", "large", "wgmma"), "3xtf32": ("large", "wgmma")}[precision]
+    return tuple(
+        Variant(f"{precision}, {name} tile", precision, {"LRPFAST_GPU_TILE": name}) for name in ("wide", *found)
+    )
 
 
 def experiments() -> list[Experiment]:
     """All, the quick ones first."""
-    import gpu_speed
     import networks
 
     made = {key: partial(networks.make, key) for key in ("cnn", "mlp_small", "resnet18", "vgg16")}
-    layer = partial(gpu_speed.one_convolution, size=56, channels=256, out=256)
     windows = (Variant("tiles"), Variant("windows", switches={"LRPFAST_GPU_WIDE": "windows"}))
     graphs = (Variant("graphs"), Variant("no graphs", switches={GRAPHS: "0"}))
     fused = (Variant("fused"), Variant("not fused", switches={"LRPFAST_GPU_FUSE": "0"}))
@@ -102,12 +114,12 @@ def experiments() -> list[Experiment]:
     for precision in ("float32", "tf32"):
         question, variants = "which tile?", tile_variants(precision)
         found += [
-            Experiment("tiles", question, "VGG16 conv3_2", layer, "z_plus", 16, variants, **lone),  # type: ignore[arg-type]
+            Experiment("tiles", question, "1×1, VGG16 conv3_2", behind_another, "z_plus", 16, variants, **lone),  # type: ignore[arg-type]
             Experiment("tiles", question, "VGG16", made["vgg16"], "epsilon_plus", 64, variants),
             Experiment("tiles", question, "VGG16", made["vgg16"], "alpha2_beta1", 64, variants),
         ]
     found += [
-        Experiment("3xtf32", "3xTF32 or float32?", "VGG16 conv3_2", layer, "z_plus", 16, split, **lone),  # type: ignore[arg-type]
+        Experiment("3xtf32", "3xTF32 or float32?", "1×1, VGG16 conv3_2", behind_another, "z_plus", 16, split, **lone),  # type: ignore[arg-type]
         Experiment("3xtf32", "3xTF32 or float32?", "VGG16", made["vgg16"], "epsilon_plus", 64, split),
     ]
     for title, key in (("VGG16", "vgg16"), ("ResNet18", "resnet18")):
@@ -194,6 +206,10 @@ def prepare_variants(
             continue
         except Exception as error:
             report.fail(what, reason(error))
+            continue
+        tile = variant.switches.get("LRPFAST_GPU_TILE", "wide")
+        if tile != "wide" and not any(name.startswith(tile) for name in kernels):
+            report.skip(what, f"{NO_LAUNCH} ({tile})")
             continue
         calls[variant.name] = within(variant.switches, run)
         facts[variant.name] = {
@@ -323,7 +339,7 @@ OPERATIONS = (
 def run_operation(
     name: str, make: Callable[[bool], Any], rule: str, batch: int, conditions: int, options: Options, report: Report
 ) -> None:
-    """lrpfast's explanation beside PyTorch's forward pass, and its gradient, which LXT's explanation costs."""
+    """lrpfast's explanation beside PyTorch's forward pass and gradient."""
     import cupy
 
     import gpu_peers
@@ -393,7 +409,7 @@ def experiments_steps(options: Options) -> Iterator[Step]:
 
 
 #: The experiments that --only takes.
-NAMES = ("wide", "tiles", "3xtf32", "cudnn", "graphs", "fuse", "operations")
+NAMES = ("wide", "tiles", "3xtf32", "cudnn", "graphs", "fuse", "operations", "lxt")
 
 
 def main() -> int:
@@ -407,7 +423,8 @@ def main() -> int:
     if not given.device.removeprefix("gpu:").isdecimal():
         parser.error(f"--device must name one GPU, as 'gpu:0', not {given.device!r}")
     options = Options(given.device, given.quick, given.standin, experiments=tuple(given.only))
-    return gpu_check.check(options, ["limits", EXPERIMENTS], given.output, "gpu_experiments")
+    sections = ["limits", EXPERIMENTS, *(LXT if not given.only or "lxt" in given.only else ())]
+    return gpu_check.check(options, sections, given.output, "gpu_experiments")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ SECTIONS = {
 }
 #: The section of gpu_experiments.py, which no checklist has.
 EXPERIMENTS = "experiments"
-WHERE = {**SECTIONS, EXPERIMENTS: ("gpu_experiments", "experiments_steps", BENCH)}
+#: Its comparisons with LXT, which patches PyTorch for the whole process.
+LXT = {f"lxt, {name}": ("gpu_lxt", name, BENCH) for name in ("vit", "vit_gamma", "bert", "gpt2")}
+WHERE = {**SECTIONS, EXPERIMENTS: ("gpu_experiments", "experiments_steps", BENCH), **LXT}
 
 
 class Skip(Exception):
@@ -221,7 +223,7 @@ def describe(options: Options) -> dict[str, str]:
     try:
         from lrpfast.kernels.cuda import cudnn
 
-        problem = cudnn.problem()
+        problem = cudnn.HANDLES.problem()
         facts["cuDNN version"] = cudnn.version() if problem is None else f"none: {problem}"
     except Exception as error:
         facts["cuDNN version"] = reason(error)

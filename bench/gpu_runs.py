@@ -16,8 +16,8 @@ import numpy as np
 
 import cases
 import lrpfast
-from gpu_kernels import Chain, W, chains
 from gpu_lines import BENCH, MARK, Options, Report, Skip, Step, reason
+from gpu_networks import Chain, W, chains
 from lrpfast.kernels.cuda import run
 from oracle_layers import Layer, chain
 from tolerances import Expected

@@ -109,10 +109,11 @@ def product_rate(options: Options, precision: str) -> float:
     device = cupy.cuda.runtime.getDevice()
 
     def run() -> None:
-        cublas.gemm(
-            device, (n, n, n), a.data.ptr, (b.data.ptr, n, 1), out.data.ptr, np.dtype(np.float32),
-            tf32=precision == "tf32",
-        )  # fmt: skip
+        with cublas.HANDLES.lend(device) as handle:
+            cublas.gemm(
+                handle, (n, n, n), a.data.ptr, (b.data.ptr, n, 1), out.data.ptr, np.dtype(np.float32),
+                tf32=precision == "tf32",
+            )  # fmt: skip
 
     return 2 * n**3 / median_of(run, options)
 
@@ -129,7 +130,7 @@ def limits(options: Options) -> Iterator[Step]:
             report.ok(f"copies {what}", told(options, f"{rate / 1e9:,.1f} GB/s"), bytes_per_second=rate)
 
     def multiplying(report: Report) -> None:
-        problem = cublas.problem()
+        problem = cublas.HANDLES.problem()
         if problem is not None:
             report.skip("cuBLAS", problem)
             return
@@ -383,8 +384,8 @@ def goals_of(
 def run_workload(work: Workload, options: Options, report: Report) -> None:
     """All lines of a workload; our analyzers are open one at a time, so that the memory is that of one."""
     name = f"{work.title}, {NAMES[work.rule]}"
-    if work.convolution == "cudnn" and cudnn.problem() is not None:
-        report.skip(name, f"cuDNN cannot be used: {cudnn.problem()}")
+    if work.convolution == "cudnn" and cudnn.HANDLES.problem() is not None:
+        report.skip(name, f"cuDNN cannot be used: {cudnn.HANDLES.problem()}")
         return
     network = work.network(options.small)
     batches = (3,) if options.small else work.batches

@@ -52,14 +52,18 @@ class Case:
     reduce: Callable[[Any], np.ndarray]
 
 
-def vit(gamma: bool) -> Case:
+def vit(gamma: bool, device: str = "cpu", small: bool = False) -> Case:
     import torch
     from torchvision.models import vision_transformer
 
     torch.manual_seed(0)
-    module = vision_transformer.vit_b_16(num_classes=1000).eval()
+    tiny = {"image_size": 32, "patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    make = partial(vision_transformer.VisionTransformer, **tiny) if small else vision_transformer.vit_b_16
+    module = make(num_classes=1000).eval()
     torch.nn.init.normal_(module.heads.head.weight, std=0.02)
-    x = torch.randn(8, 3, 224, 224)
+    batch, size = (2, 32) if small else (8, 224)
+    x = torch.randn(batch, 3, size, size).to(device)
+    module = module.to(device)
 
     def patch() -> None:
         from lxt.efficient import monkey_patch, monkey_patch_zennit
@@ -77,26 +81,29 @@ def vit(gamma: bool) -> Case:
         try:
             leaf = x.clone().requires_grad_(True)
             module(leaf)[:, 3].sum().backward()
-            return (leaf.grad * leaf).detach().numpy()
+            return (leaf.grad * leaf).detach().cpu().numpy()
         finally:
             composite.remove()
 
-    title = f"ViT-B/16, batch 8, {'γ' if gamma else 'ε'} and CP-LRP"
+    title = f"ViT-B/16, batch {batch}, {'γ' if gamma else 'ε'} and CP-LRP"
     forward = partial(module, x)
     return Case(
         title, 1 / 3 if gamma else 0.9, "lxt_vit" if gamma else "cp_lrp", module, [x], forward, lxt, patch, np.asarray
     )
 
 
-def bert() -> Case:
+def bert(device: str = "cpu", small: bool = False) -> Case:
     import torch
     from transformers import BertConfig
     from transformers.models.bert import modeling_bert
 
     torch.manual_seed(0)
-    config = BertConfig(attn_implementation="eager", num_labels=2)
-    model = modeling_bert.BertForSequenceClassification(config).eval()
-    ids, mask = torch.randint(1, config.vocab_size, (8, 128)), torch.ones(8, 128, dtype=torch.long)
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(attn_implementation="eager", num_labels=2, **(tiny if small else {}))
+    model = modeling_bert.BertForSequenceClassification(config).eval().to(device)
+    shape = (2, 8) if small else (8, 128)
+    ids = torch.randint(1, config.vocab_size, shape).to(device)
+    mask = torch.ones(shape, dtype=torch.long, device=device)
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
@@ -113,7 +120,7 @@ def bert() -> Case:
         from lxt.efficient import monkey_patch
 
         monkey_patch(modeling_bert)
-        patched = modeling_bert.BertForSequenceClassification(config).eval()  # of the patched classes
+        patched = modeling_bert.BertForSequenceClassification(config).eval().to(device)  # of the patched classes
         patched.load_state_dict(model.state_dict())
         state["model"] = patched
 
@@ -121,11 +128,11 @@ def bert() -> Case:
         patched = state["model"]
         embeds = patched.get_input_embeddings()(ids).detach().requires_grad_(True)
         patched(inputs_embeds=embeds, attention_mask=mask).logits[:, 1].sum().backward()
-        return (embeds.grad * embeds).sum(-1).detach().numpy()
+        return (embeds.grad * embeds).sum(-1).detach().cpu().numpy()
 
     forward = partial(module, ids, mask)
     return Case(
-        "BERT-base, 128 tokens, batch 8, AttnLRP",
+        "BERT-base, {1} tokens, batch {0}, AttnLRP".format(*shape),
         0.9,
         "attn_lrp",
         module,
@@ -137,14 +144,17 @@ def bert() -> Case:
     )
 
 
-def gpt2() -> Case:
+def gpt2(device: str = "cpu", small: bool = False) -> Case:
     import torch
     from transformers import GPT2Config
     from transformers.models.gpt2 import modeling_gpt2
 
     torch.manual_seed(0)
-    model = modeling_gpt2.GPT2LMHeadModel(GPT2Config(attn_implementation="eager", use_cache=False)).eval()
-    ids = torch.randint(0, model.config.vocab_size, (1, 256))
+    tiny = {"n_embd": 16, "n_layer": 1, "n_head": 2} if small else {}
+    config = GPT2Config(attn_implementation="eager", use_cache=False, **tiny)
+    model = modeling_gpt2.GPT2LMHeadModel(config).eval().to(device)
+    tokens = 8 if small else 256
+    ids = torch.randint(0, model.config.vocab_size, (1, tokens)).to(device)
 
     class Last(torch.nn.Module):
         def __init__(self) -> None:
@@ -164,10 +174,12 @@ def gpt2() -> Case:
     def lxt() -> np.ndarray:
         embeds = model.get_input_embeddings()(ids).detach().requires_grad_(True)
         model(inputs_embeds=embeds, use_cache=False).logits[:, -1, 7].sum().backward()
-        return (embeds.grad * embeds).sum(-1).detach().numpy()
+        return (embeds.grad * embeds).sum(-1).detach().cpu().numpy()
 
     forward = partial(module, ids)
-    return Case("GPT-2 small, 256 tokens, AttnLRP", 0.7, "attn_lrp", module, [ids], forward, lxt, patch, np.asarray)
+    return Case(
+        f"GPT-2 small, {tokens} tokens, AttnLRP", 0.7, "attn_lrp", module, [ids], forward, lxt, patch, np.asarray
+    )
 
 
 CASES = {"vit": partial(vit, False), "vit_gamma": partial(vit, True), "bert": bert, "gpt2": gpt2}
@@ -188,6 +200,20 @@ def paired(first: Callable[[], Any], second: Callable[[], Any], rounds: int) -> 
     return statistics.median(a), statistics.median(b)
 
 
+def freeze(case: Case) -> None:
+    """No derivatives of weights, which LXT does not need."""
+    for parameter in case.module.parameters():
+        parameter.requires_grad_(False)
+
+
+def compared(case: Case, relevance: np.ndarray) -> np.ndarray:
+    """How far each sample's relevance is from LXT's, which has patched PyTorch, as a part of its largest."""
+    expected = case.lxt()
+    rows = len(expected), -1
+    found: np.ndarray = np.abs(relevance - expected).reshape(rows).max(1) / np.abs(expected).reshape(rows).max(1)
+    return found
+
+
 def arrays(case: Case) -> Any:
     values = [x.numpy() for x in case.inputs]
     return values if len(values) > 1 else values[0]
@@ -205,18 +231,12 @@ def measure(name: str, rounds: int) -> str:
     x = arrays(case)
     ours = partial(analyzer.analyze, x)
     relevance = case.reduce(ours())
-    for parameter in case.module.parameters():
-        parameter.requires_grad_(False)
     with torch.no_grad():
         case.forward()
         one, forward = paired(ours, case.forward, rounds)
+    freeze(case)
     case.patch()
-    for module in case.module.modules():
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
-    expected = case.lxt()
-    rows = len(expected), -1
-    differences = np.abs(relevance - expected).reshape(rows).max(1) / np.abs(expected).reshape(rows).max(1)
+    differences = compared(case, relevance)
     difference = float(np.median(differences))
     if difference > TOLERANCE:
         raise SystemExit(f"{case.title}: relevance differs by {difference:.2g} of the largest")
@@ -251,9 +271,8 @@ def memory(name: str, tool: str) -> None:
         import torch
 
         torch.set_num_threads(1)
+        freeze(case)
         case.patch()
-        for parameter in case.module.parameters():
-            parameter.requires_grad_(False)
         case.lxt()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
         return

@@ -140,12 +140,12 @@ def standin():
             standin_loader.remove()
         pytest.skip("no C++ compiler (CXX, g++, c++ or clang++) to run the GPU kernels on the CPU with")
     devices.forget()
-    cublas.forget()
+    cublas.HANDLES.forget()
     cudnn.forget()
     yield cupy.standin
     cupy.standin.reset()
     if not EVERYWHERE:
         standin_loader.remove()
     devices.forget()
-    cublas.forget()
+    cublas.HANDLES.forget()
     cudnn.forget()

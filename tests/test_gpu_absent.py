@@ -319,7 +319,7 @@ def test_without_cublas_our_own_kernels_do_it(cupy, monkeypatch):
     assert calls and backend("gpu").describe()["cuBLAS"] == "yes"
     calls.clear()
     cupy.standin.CONFIG["cublas"] = False
-    cublas.forget()
+    cublas.HANDLES.forget()
     import cupy_backends.cuda.libs as libs
 
     monkeypatch.delattr(libs, "cublas")  # imported anew, it fails

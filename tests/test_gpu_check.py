@@ -118,23 +118,23 @@ def test_the_oracle_of_windows_is_the_oracle(name, monkeypatch):
     """Larger convolutions are compared with it; its tolerance is no wider."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # the benchmarks too have a module named cases
-    import gpu_kernels
+    import gpu_layers
 
     shape, layer = {
-        "conv": ((5, 4, 6), gpu_kernels.W.conv((3, 2), 6, 7, padding="same", strides=(2, 1))),
-        "groups": ((7, 6), gpu_kernels.W.conv((3,), 2, 9, groups=3, padding="same", dilation=2)),
-        "depthwise": ((4, 5, 3), gpu_kernels.W.depthwise((2, 3), 3, 2, padding="same")),
+        "conv": ((5, 4, 6), gpu_layers.W.conv((3, 2), 6, 7, padding="same", strides=(2, 1))),
+        "groups": ((7, 6), gpu_layers.W.conv((3,), 2, 9, groups=3, padding="same", dilation=2)),
+        "depthwise": ((4, 5, 3), gpu_layers.W.depthwise((2, 3), 3, 2, padding="same")),
     }[name]
     x = cases.values(shape)
     r = cases.values(oracle_layers.chain(shape, layer).forward([x[0]]).shapes[-1], seed=3)
-    for rule in gpu_kernels.LARGE_RULES:
+    for rule in gpu_layers.LARGE_RULES:
         allowed = []
-        for compute in (gpu_kernels.by_windows, gpu_kernels.by_matrix):
+        for compute in (gpu_layers.by_windows, gpu_layers.by_matrix):
             expected = Expected(lambda ar, compute=compute, rule=rule: compute(rule, layer, x, r, ar), together=False)
             allowed.append(expected.within("float32"))
         (got, ours), (want, theirs) = allowed
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-12 * np.abs(want).max())
         assert (ours <= 1.5 * theirs).all()
-        exact = gpu_kernels.by_matrix(rule, layer, x, r, oracle.TF32)
-        got = gpu_kernels.by_windows(rule, layer, x, r, oracle.TF32)
+        exact = gpu_layers.by_matrix(rule, layer, x, r, oracle.TF32)
+        got = gpu_layers.by_windows(rule, layer, x, r, oracle.TF32)
         np.testing.assert_allclose(got, exact, rtol=0, atol=1e-12 * np.abs(exact).max())

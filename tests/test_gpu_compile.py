@@ -63,6 +63,8 @@ def jobs():
             for kind in modules.KINDS:
                 if module == tiles.TRIAL and (arch == "sm_75" or kind == "float64"):
                     continue  # there are none
+                if module == tiles.WGMMA and (arch != NEWEST or kind not in modules.TENSOR_KINDS):
+                    continue
                 tensor_tiles = module in modules.TILE_MODULES and arch != "sm_75"
                 if kind not in modules.TENSOR_KINDS or tensor_tiles:
                     yield Job(arch, module, kind)
@@ -96,7 +98,8 @@ def report_of(job):
     """Compile a module as CuPy does; the log lists what each kernel uses."""
     nvrtc, version = find_nvrtc()
     source = modules.source(job.module)
-    options = [*modules.OPTIONS, *modules.KINDS[job.kind], f"-arch={job.arch}", "--ptxas-options=-v"]
+    more = modules.MORE_OPTIONS.get(job.module, ())
+    options = [*modules.OPTIONS, *more, *modules.KINDS[job.kind], f"-arch={job.arch}", "--ptxas-options=-v"]
 
     def compile_to(path):
         path.write_text(json.dumps(compile_source(nvrtc, source, options)), encoding="utf-8")
@@ -184,6 +187,13 @@ def test_kernels_compile_without_spills(report, same_nvrtc):
 
 
 @every_job
+def test_products_stay_asynchronous(report, job):
+    """Where the compiler cannot keep registers untouched while wgmma writes them, it waits, and says so."""
+    if job.module == tiles.WGMMA:
+        assert not re.findall(r".*(?:injected|serialized).*", report.log)
+
+
+@every_job
 def test_kernels_can_be_launched(report):
     for name, kernel in report.kernels.items():
         assert kernel.registers * THREADS <= 65536, f"{name} has {kernel.registers} registers"
@@ -197,6 +207,8 @@ def test_shared_memory_is_enough(report, job):
     room = (64 if job.arch == "sm_75" else 99) << 10  # 8.6 and 8.9 have no more; 8.0 and 9.0 do
     if job.module == tiles.TRIAL:
         room = 163 << 10  # of 8.0; where there is less, there is no trial
+    if job.module == tiles.WGMMA:
+        room = 227 << 10  # of 9.0
     for name, kernel in report.kernels.items():
         whole = kernel.shared + tiles.tile(job.kind, name).shared
         assert whole <= room, f"{name} takes {whole} bytes of shared memory"

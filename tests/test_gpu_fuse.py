@@ -6,6 +6,7 @@ import pytest
 import cases
 import lrpfast
 import oracle_layers
+from lrpfast.kernels.contraction_ops import Contract, Redistribute
 from oracle_layers import Layer
 from tolerances import Expected
 
@@ -165,6 +166,82 @@ def test_other_sums(name, rule, fused):
     (apart, together), _ = fused(lambda: lrpfast.Analyzer(cases.graph(net), rule, device="gpu").analyze(x))
     np.testing.assert_array_equal(apart, together)
     Expected(lambda ar: net.explain(net.rules((rule, {})), [x], "max", ar)).check(cases.flat(together, 4))
+
+
+# What compute-sanitizer would look for in a fused program: reads and writes beyond a buffer, and races between blocks.
+
+#: values between two buffers
+GAP = 64
+
+
+@pytest.fixture
+def spread(standin, monkeypatch):
+    """Buffers with gaps between them and no memory in common; returns the executables and workspaces that were used."""
+    from lrpfast.kernels.cuda import execute, run
+
+    used = []
+
+    def plan_memory(program, align):
+        widths = [-(-(size + GAP) // align) * align for size in program.sizes]
+        ends = np.cumsum(widths)
+        return [int(end - width) for end, width in zip(ends, widths, strict=True)], int(ends[-1])
+
+    chunk = run._Batch._chunk
+
+    def noted(self, work, x, outs):
+        used.append((self.executable, self.capacity, work))
+        return chunk(self, work, x, outs)
+
+    monkeypatch.setattr(execute, "plan_memory", plan_memory)
+    monkeypatch.setattr(run._Batch, "_chunk", noted)
+    return used
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("rule", ["epsilon", "alpha_beta", "gamma"])
+def test_nothing_beyond_a_buffer(rule, order, spread, standin, monkeypatch):
+    """Gaps, which hold NaN, are neither read nor written, whatever the order of threads and blocks."""
+    from lrpfast.kernels.cuda import execute
+    from lrpfast.kernels.memory_plan import plan_memory
+
+    standin.CONFIG["order"] = order
+    x = cases.values((12, 12, 3), 3)
+    apart = lrpfast.Analyzer(cases.graph(SMALL), rule, device="gpu").analyze(x)
+    assert spread
+    for executable, capacity, work in spread:
+        bits = work.get().view(np.uint32)
+        for buffer, size in enumerate(executable.program.sizes):
+            end = executable.offsets[buffer] + size
+            gap = bits[end * capacity : (end + GAP) * capacity]
+            assert (gap == np.uint32(0xFFFFFFFF)).all(), f"a write behind buffer {buffer}"
+    monkeypatch.setattr(execute, "plan_memory", plan_memory)
+    standin.CONFIG["order"] = 0
+    together = lrpfast.Analyzer(cases.graph(SMALL), rule, device="gpu").analyze(x)
+    np.testing.assert_array_equal(apart, together)
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "alpha_beta", "gamma"])
+@pytest.mark.parametrize("name", ["resnet18", *OTHERS])
+def test_no_contraction_writes_what_it_reads(name, rule, standin):
+    """Its blocks run in any order, so that what one writes must not be what another reads, or writes too."""
+    from lrpfast.kernels.memory_plan import touched
+
+    net = OTHERS.get(name, NET)
+    analyzer = lrpfast.Analyzer(cases.graph(net), rule, device="gpu")
+    analyzer.analyze(cases.values(net.nodes[0][0].parameters["shape"], 1))
+    (executable,) = analyzer._core._programs.main._executables.values()
+    program, inside = executable.program, lambda b: b not in (0, executable.result)
+    for operation in (*program.forward, *program.backward):
+        if not isinstance(operation, Contract | Redistribute):
+            continue
+        reads, writes = touched(operation)
+        assert not reads & writes
+        spans = {
+            b: (executable.offsets[b], executable.offsets[b] + program.sizes[b]) for b in filter(inside, reads | writes)
+        }
+        for one in filter(inside, writes):
+            for other in spans.keys() - {one}:
+                assert spans[one][1] <= spans[other][0] or spans[other][1] <= spans[one][0], (operation, one, other)
 
 
 def test_an_unknown_choice(standin, monkeypatch):

@@ -309,7 +309,7 @@ def test_masks_of_relevance(precision, gpu):
 
 
 #: modules that other files' tests launch: test_gpu_trials.py, test_gpu_many_k.py
-ELSEWHERE = ("trial_tile", "many_k")
+ELSEWHERE = ("trial_tile", "wgmma_tile", "many_k")
 TABLE = Path(__file__).parent / "data" / "gpu_registers.json"
 
 

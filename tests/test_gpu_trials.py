@@ -9,7 +9,7 @@ import oracle_layers
 from tolerances import Expected
 
 #: the tiles of each precision; rules with one sum and with two
-PRECISIONS = {"float32": ("lean", "large"), "tf32": ("lean", "large"), "3xtf32": ("large",)}
+PRECISIONS = {"float32": ("lean", "large"), "tf32": ("lean", "large", "wgmma"), "3xtf32": ("large", "wgmma")}
 TRIALS = [(tile, precision) for precision, found in PRECISIONS.items() for tile in found]
 RULES = (("epsilon", {"epsilon": 0.1}), ("alpha_beta", {}))
 W = cases.Weights(21)
@@ -116,5 +116,5 @@ def test_an_unknown_tile_is_an_error(choose):
     (layer,) = cases.network((36, 140))
     model = lrpfast.from_layers([lrpfast.layers.Dense(layer.w, layer.b)])
     choose("huge")
-    with pytest.raises(lrpfast.DeviceError, match="LRPFAST_GPU_TILE='huge' must be one of 'wide', 'lean', 'large'"):
+    with pytest.raises(lrpfast.DeviceError, match="'huge' must be one of 'wide', 'lean', 'large', 'wgmma'"):
         model.predict(cases.inputs(40, 36), device="gpu")

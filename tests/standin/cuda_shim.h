@@ -56,7 +56,7 @@ static dim3 blockDim, gridDim;
 static const int warpSize = 32;
 
 namespace shim {
-enum { MAX_THREADS = 1024, WARP = 32, STACK = 64 << 10, PAGE = 4096, SKEW = 8192 };
+enum { MAX_THREADS = 1024, WARP = 32, STACK = 64 << 10, PAGE = 4096, SKEW = 8192, SHARED_ROOM = 256 << 10 };
 
 // ---- fibers ------------------------------------------------------------------------------------
 #if defined(__x86_64__)
@@ -92,7 +92,16 @@ struct Context {
 
 enum State : unsigned char { RUNNING, READY, AT_BARRIER, AT_WARP, DONE };   // READY: released, not yet resumed
 struct Copy { void* to; const void* from; int bytes, valid, group; };
-struct Thread { uint3 index; State state; int line, fiber, group, copies, room; Copy* copy; };
+struct Product;                                         // of wgmma, under way
+struct Thread {
+    uint3 index;
+    State state;
+    int line, fiber, group, copies, room;
+    Copy* copy;
+    int products, product_room, product_group, product_number;
+    Product* product;
+    bool fenced, unshown;                               // unshown: what it copied has not been shown to wgmma
+};
 struct Warp {
     unsigned mask, arrived, live, members[2];
     int round, line;
@@ -110,7 +119,9 @@ static Context outside;
 static int thread_count, started, alive, ready, at_barrier, cursor, current, fiber;
 static int barrier_line, votes[3], verdict[3];
 static unsigned block_number;
-static char* dynamic_shared;
+static char *dynamic_shared, *shared_arena;
+static bool unshown;                                    // a thread came to a barrier with unshown copies
+static int most_products[MAX_THREADS / 128];
 static char message[512];
 static sigjmp_buf escape;
 static void (*body)(void*);
@@ -185,9 +196,11 @@ static void run_threads() {                             // a fiber runs one thre
             int t = order[started++];
             threads[t].state = RUNNING;
             threads[t].fiber = me;
-            threads[t].group = threads[t].copies = 0;
+            threads[t].group = threads[t].copies = threads[t].products = threads[t].product_number = 0;
+            threads[t].fenced = threads[t].unshown = false;
             become(t);
             body(body_argument);
+            if (threads[t].products) fail("a wgmma is never waited for, %s", where(t));
             threads[t].state = DONE;
             --alive;
             Warp& w = warps[t / WARP];
@@ -214,6 +227,7 @@ static void barrier(int line, int vote) {
     if (barrier_line && barrier_line != line)
         fail("divergent __syncthreads in lines %d and %d, %s", barrier_line, line, where(current));
     barrier_line = line;
+    unshown |= threads[current].unshown;
     votes[0] += vote != 0;
     votes[1] |= vote != 0;
     votes[2] &= vote != 0;
@@ -274,6 +288,7 @@ static void cp_wait(int pending) {
         memset(t.copy[n].to, 0, t.copy[n].bytes);
         memcpy(t.copy[n].to, t.copy[n].from, t.copy[n].valid);
     }
+    t.unshown |= n > 0;
     memmove(t.copy, t.copy + n, (t.copies -= n) * sizeof(Copy));
 }
 static inline unsigned to_tf32(float f) { unsigned u; memcpy(&u, &f, 4); return (u + 0x1000u) & ~0x1fffu; }
@@ -307,9 +322,13 @@ static void ldmatrix_x4(unsigned* a, const void* row, int line) {
     for (int m = 0; m < 4; ++m) a[m] = ((const unsigned*)warp().value[half][8 * m + me / 4])[me % 4];
 }
 
+#include "wgmma.h"
+
 // ---- blocks and launches -----------------------------------------------------------------------
 static void run_block(size_t dynamic_bytes) {
     ++block_number;
+    unshown = false;
+    memset(most_products, 0, sizeof most_products);
     for (int i = 0; i * WARP < thread_count; ++i) {
         int lanes = thread_count - i * WARP;
         warps[i].arrived = 0;
@@ -347,13 +366,11 @@ struct FaultGuard {                                     // turns SIGSEGV and SIG
 };
 // The arena of dynamic shared memory ends at an unreadable page.
 static void place_dynamic_shared(size_t bytes) {
-    const size_t room = 256 << 10;
-    static char* arena = nullptr;
-    if (!arena) {
-        arena = (char*)mmap(nullptr, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        mprotect(arena + room, PAGE, PROT_NONE);
+    if (!shared_arena) {
+        shared_arena = (char*)mmap(nullptr, SHARED_ROOM + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mprotect(shared_arena + SHARED_ROOM, PAGE, PROT_NONE);
     }
-    dynamic_shared = arena + ((room - bytes) & ~(size_t)15);
+    dynamic_shared = shared_arena + ((SHARED_ROOM - bytes) & ~(size_t)15);
 }
 static void arrange(int how, unsigned* seed) {          // the order in which the threads of a block run
     for (int i = 0; i < thread_count; ++i) order[i] = how == 1 ? thread_count - 1 - i : i;

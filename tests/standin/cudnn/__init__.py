@@ -170,10 +170,17 @@ class pygraph:  # noqa: N801
     ):
         return tensor(dim, stride, data_type, next(self._uids))
 
-    def conv_fprop(
+    def conv_fprop(self, image, weight, **window):
+        return self._conv(False, image, weight, **window)
+
+    def conv_dgrad(self, loss, filter, **window):
+        return self._conv(True, loss, filter, **window)
+
+    def _conv(
         self,
-        image,
-        weight,
+        transposed,
+        x,
+        w,
         pre_padding=(),
         post_padding=(),
         stride=(),
@@ -182,28 +189,12 @@ class pygraph:  # noqa: N801
         compute_data_type=data_type.NOT_SET,
         name="",
     ):
-        return self._conv(False, image, weight, pre_padding, post_padding, stride, dilation, compute_data_type)
-
-    def conv_dgrad(
-        self,
-        loss,
-        filter,
-        pre_padding=(),
-        post_padding=(),
-        stride=(),
-        dilation=(),
-        convolution_mode=None,
-        compute_data_type=data_type.NOT_SET,
-        name="",
-    ):
-        return self._conv(True, loss, filter, pre_padding, post_padding, stride, dilation, compute_data_type)
-
-    def _conv(self, transposed, x, w, before, after, stride, dilation, compute):
+        """Either; the names are those of the frontend, for both."""
         rank = len(x._dim) - 2
-        if rank not in (2, 3) or any(len(v) != rank for v in (before, after, stride, dilation)):
+        if rank not in (2, 3) or any(len(v) != rank for v in (pre_padding, post_padding, stride, dilation)):
             raise ValueError("attributes and dimensions do not match")
-        self._x, self._w, self._transposed, self._compute = x, w, transposed, compute
-        self._window = before, after, stride, dilation
+        self._x, self._w, self._transposed, self._compute = x, w, transposed, compute_data_type
+        self._window = pre_padding, post_padding, stride, dilation
         self._y = tensor((), (), data_type.NOT_SET, next(self._uids))
         return self._y
 

@@ -17,7 +17,7 @@ from .cuda.compiler import CompileException
 from .cuda.driver import CUDADriverError, KernelError
 from .standin import CONFIG, LOCK, LOG, compiler, rng
 
-_SHIM = Path(__file__).resolve().parents[1] / "cuda_shim.h"
+_FOLDER = Path(__file__).resolve().parents[1]  # of cuda_shim.h and what it includes
 _FLAGS = ["-std=gnu++17", "-fno-strict-aliasing", "-w", "-ffp-contract=off", "-O1", "-shared", "-fPIC"]
 _ENTRY = re.compile(
     r'extern\s*"C"\s*__global__\s+void\s+(?:__launch_bounds__\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)\s*)?(\w+)\s*\('
@@ -77,11 +77,12 @@ def _build(code, names, options):
         raise RuntimeError("the stand-in needs a C++ compiler")
     macros = [option for option in options if option.startswith(("-D", "-U"))]
     flags = [*_flags(), *macros]
-    key = repr((code, tuple(names), _SHIM.read_text(), Path(__file__).read_text(), flags, compiler()))
+    files = [path.read_text() for path in (*sorted(_FOLDER.glob("*.h")), Path(__file__))]
+    key = repr((code, tuple(names), files, flags, compiler()))
 
     def compile_to(path):
         source = _source(code, names, options, macros)
-        _call([compiler(), *flags, "-I", str(_SHIM.parent), "-x", "c++", "-", "-o", str(path)], source, options)
+        _call([compiler(), *flags, "-I", str(_FOLDER), "-x", "c++", "-", "-o", str(path)], source, options)
 
     lib = ctypes.CDLL(str(kept(f"standin-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so", compile_to)))
     lib.shim_name.restype = lib.shim_parameters.restype = lib.shim_message.restype = ctypes.c_char_p

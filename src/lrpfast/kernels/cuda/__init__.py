@@ -52,7 +52,7 @@ class CudaBackend:
         facts["CuPy"] = f"{cupy.__version__}, CUDA {runtime // 1000}.{runtime % 1000 // 10}"
         with cupy.cuda.Device(self._gpus[0].index):
             try:
-                problem = cublas.problem()
+                problem = cublas.HANDLES.problem()
             except DeviceError as error:
                 problem = str(error)
         facts["cuBLAS"] = "yes" if problem is None else f"no ({problem}): our own kernels do all products"
@@ -68,7 +68,7 @@ class CudaBackend:
 
         with cupy.cuda.Device(self._gpus[0].index):
             try:
-                problem = cudnn.problem()
+                problem = cudnn.HANDLES.problem()
             except DeviceError as error:
                 problem = str(error)
         return cudnn.version() if problem is None else f"no ({problem}); {cudnn.INSTALL}"

@@ -417,23 +417,24 @@ class Contraction:
         planes: int = chunk.at(self.plane_at) if self.sums == 1 else chunk.scratch
         copy = chunk.scratch + (self.sums * plane if self.sums > 1 else 0) * self.dtype.itemsize
         accumulators: set[int] = set()
-        for t, part in enumerate(self.parts):
-            source = chunk.at(self.sources[t])
-            if self._copied(part):
-                values = chunk.samples * self.rows * self.depths[t]
-                chunk.launch("split_k_reduce", "rows_of_term", values, (self.singles, np.int32(t), np.uint64(copy)))
-                source = copy
-            cublas.gemm(
-                self.gpu.index,
-                (chunk.samples * self.rows, self.columns, self.depths[t]),
-                source,
-                self.matrices[t],
-                planes + part.accumulator * plane * self.dtype.itemsize,
-                self.dtype,
-                tf32=self.round,
-                add=part.accumulator in accumulators,
-            )
-            accumulators.add(part.accumulator)
+        with cublas.HANDLES.lend(self.gpu.index) as handle:
+            for t, part in enumerate(self.parts):
+                source = chunk.at(self.sources[t])
+                if self._copied(part):
+                    values = chunk.samples * self.rows * self.depths[t]
+                    chunk.launch("split_k_reduce", "rows_of_term", values, (self.singles, np.int32(t), np.uint64(copy)))
+                    source = copy
+                cublas.gemm(
+                    handle,
+                    (chunk.samples * self.rows, self.columns, self.depths[t]),
+                    source,
+                    self.matrices[t],
+                    planes + part.accumulator * plane * self.dtype.itemsize,
+                    self.dtype,
+                    tf32=self.round,
+                    add=part.accumulator in accumulators,
+                )
+                accumulators.add(part.accumulator)
         return planes
 
 

@@ -8,16 +8,15 @@ out negative, and 0 not as 0); in float32 also where it uses tensor cores, which
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ...errors import DeviceError
 from .convolutions import Convolution, Window
+from .handles import COLUMNS, ROWS, Handles, first_line, require_float32
 
 INSTALL = (
     "pip install 'lrpfast[cudnn]' (nvidia-cudnn-frontend and nvidia-cudnn-cu13; for CUDA 12 nvidia-cudnn-cu12), or "
@@ -33,32 +32,13 @@ SPARE = 1 << 20
 #: The largest number of plans that are kept, of all layers and batch sizes.
 MOST_PLANS = 1024
 
-_free: dict[int, list[Any]] = {}  # handles by device that no call is using
-_checked: set[int] = set()  # devices on which a float32 convolution was exact
 _plans: OrderedDict[tuple[Any, ...], Plan | str] = OrderedDict()
 _lock = threading.Lock()
-_missing: str | None = None
-
-
-def problem() -> str | None:
-    """Why cuDNN cannot be used, or None; looked up once, on the current device."""
-    global _missing
-    if _missing is None:
-        import cupy
-
-        try:
-            with _handle(cupy.cuda.runtime.getDevice()):
-                _missing = ""
-        except DeviceError:  # it works, but its results are wrong
-            raise
-        except Exception as error:  # of an import, of a library that is missing or does not fit the driver
-            _missing = _first_line(error)
-    return _missing or None
 
 
 def demand() -> None:
     """Raise DeviceError, with a cure, if cuDNN cannot be used."""
-    reason = problem()
+    reason = HANDLES.problem()
     if reason is not None:
         raise DeviceError(f"LRPFAST_GPU_CONVOLUTION='cudnn', but cuDNN cannot be used: {reason}; {INSTALL}")
 
@@ -73,11 +53,8 @@ def version() -> str:
 
 def forget() -> None:
     """Look for cuDNN again, for tests."""
-    global _missing
-    _missing = None
+    HANDLES.forget()
     _plans.clear()
-    _free.clear()
-    _checked.clear()
 
 
 def workspace_bytes(convolution: Convolution, samples: int, dtype: np.dtype) -> int:
@@ -95,12 +72,12 @@ def find_plan(device: int, convolution: Convolution, samples: int, dtype: np.dty
             _plans.move_to_end(key)
             return found
     try:
-        with _handle(device) as handle:
+        with HANDLES.lend(device) as handle:
             plan: Plan | str = Plan(convolution, samples, dtype, tf32, {"handle": handle})
     except DeviceError:
         raise
     except Exception as error:  # the frontend's own, RuntimeError or ValueError by its version
-        plan = _first_line(error)
+        plan = first_line(error)
     with _lock:
         plan = _plans.setdefault(key, plan)
         while len(_plans) > MOST_PLANS:
@@ -165,15 +142,11 @@ class Plan:
 
     def run(self, device: int, x: int, w: int, out: int, workspace: int) -> None:
         """Queue the convolution of these addresses, each a multiple of 16, on the current stream."""
-        with _handle(device) as handle:
+        with HANDLES.lend(device) as handle:
             self.queue(handle, x, w, out, workspace)
 
     def queue(self, handle: Any, x: int, w: int, out: int, workspace: int) -> None:
-        """Queue it by this handle."""
-        import cudnn
-        import cupy
-
-        cudnn.set_stream(handle=handle, stream=int(cupy.cuda.get_current_stream().ptr))
+        """Queue it on this handle's stream."""
         with self._lock:
             self._graph.execute({self.x: int(x), self.w: int(w), self.out: int(out)}, int(workspace), handle=handle)
 
@@ -188,48 +161,26 @@ def _channels_last(shape: tuple[int, ...]) -> list[int]:
     return strides
 
 
-@contextlib.contextmanager
-def _handle(device: int) -> Iterator[Any]:
-    """A handle of the current device that no other thread uses meanwhile."""
+def _create(stream: int) -> Any:
     import cudnn
 
-    with _lock:
-        free = _free.setdefault(device, [])
-        handle = free.pop() if free else None
-    if handle is None:
-        handle = cudnn.create_handle()
-    try:
-        if device not in _checked:
-            _check(handle)
-            _checked.add(device)
-        yield handle
-    finally:
-        with _lock:
-            free.append(handle)
+    handle = cudnn.create_handle()
+    cudnn.set_stream(handle=handle, stream=stream)
+    return handle
 
 
 def _check(handle: Any) -> None:
-    """Check that a float32 convolution of numbers that TF32 would round is exact; else something forces TF32."""
     import cupy
 
-    channels, samples = 32, 4
-    window = Window(1, 1, 1, 0)
-    convolution = Convolution(False, (8, 8), (8, 8), 1, channels, channels, (window, window))
-    plan = Plan(convolution, samples, np.dtype(np.float32), False, {"handle": handle})
-    x = cupy.empty((samples, 64, channels), np.float32)
-    x.set(np.full(x.shape, 1 + 2.0**-12, np.float32))
-    w = cupy.empty((channels, channels), np.float32)
-    w.set(np.eye(channels, dtype=np.float32))
-    out = cupy.empty(x.shape, np.float32)
+    side, window = 8, Window(1, 1, 1, 0)  # one tap, so that a convolution is a product
+    convolution = Convolution(False, (side, side), (side, side), 1, COLUMNS, COLUMNS, (window, window))
+    plan = Plan(convolution, ROWS // side**2, np.dtype(np.float32), False, {"handle": handle})
     workspace = cupy.empty(max(1, plan.workspace), np.uint8)
-    plan.queue(handle, x.data.ptr, w.data.ptr, out.data.ptr, workspace.data.ptr)
-    if (out.get() != np.float32(1 + 2.0**-12)).any():
-        raise DeviceError(
-            "cuDNN rounds float32 convolutions to TF32 on this machine though it is asked not to; "
-            "is NVIDIA_TF32_OVERRIDE or a library set so?"
-        )
+
+    def multiply(x: int, w: int, out: int) -> None:
+        plan.queue(handle, x, w, out, workspace.data.ptr)
+
+    require_float32("cuDNN", "convolutions", multiply)
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+HANDLES = Handles(_create, _check)

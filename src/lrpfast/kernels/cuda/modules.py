@@ -10,15 +10,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from ...errors import DeviceError
 from ..codes import ENUMS
-from .tiles import TILES, TRIAL, tile
+from .handles import first_line
+from .tiles import TILES, TRIAL, WGMMA, tile
 
 FOLDER = Path(__file__).parent
 _RECURRENT = ("recurrent.cu", "recurrent_gradient.cu", "recurrent_back.cu")
 #: The files of each module, in order.
 MODULES = {
     "tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
-    "trial_tile": ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
+    TRIAL: ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile.cu"),
+    WGMMA: ("common.cu", "epilogue.cu", "tile_loaders.cu", "tile_sums.cu", "tile_wgmma.cu", "tile.cu"),
     "split_k_reduce": ("common.cu", "epilogue.cu", "split_k_reduce.cu"),
     "many_k": ("common.cu", "epilogue.cu", "many_k.cu"),
     "channelwise": ("common.cu", "epilogue.cu", "channelwise.cu"),
@@ -35,9 +38,15 @@ KINDS = {
 }
 TENSOR_KINDS = ("tensor", "3xtf32")
 #: The modules whose kernels are tiles: those in use, and those that have not been measured (`tiles.CHOICE`).
-TILE_MODULES = ("tile", TRIAL)
+TILE_MODULES = ("tile", TRIAL, WGMMA)
 #: No implicit fused multiply-adds, so that the arithmetic is the same as on the CPU.
 OPTIONS = ("-std=c++17", "--fmad=false")
+#: More of a module. CuPy adds the device's own architecture, sm_90, and NVRTC takes the one that has more.
+MORE_OPTIONS = {WGMMA: ("-arch=sm_90a",)}
+NO_WGMMA = (
+    "LRPFAST_GPU_TILE='wgmma' needs the compiler of CUDA 13 (lrpfast's extra 'cuda13'), since that of CUDA 12 refuses "
+    "to be told two architectures; install it, or unset LRPFAST_GPU_TILE"
+)
 THREADS = 256
 #: many_k.cu: the largest number of values on a layer's narrow side, and the rows of one sum that a thread has
 #: at a time; of two sums it has half as many.
@@ -64,6 +73,8 @@ def header(module: str = "tile") -> str:
     lines.append("#endif")
     if module == TRIAL:
         lines.append("#define TRIAL_TILES")
+    if module == WGMMA:
+        lines.append("#define WARPGROUPS")
     if module == "many_k":
         lines.append(f"enum {{ MOST_FEW = {MOST_FEW}, THREADS = {THREADS} }};")
         lines.append(f"enum {{ AT_ONCE = sizeof(REAL) == 8 ? {AT_ONCE['float64']} : {AT_ONCE['float32']} }};")
@@ -88,8 +99,14 @@ def function(device: int, module: str, kind: str, name: str) -> Any:
             if key[:3] not in _compiled:
                 import cupy
 
-                _compiled[key[:3]] = cupy.RawModule(code=source(module), options=(*OPTIONS, *KINDS[kind]))
-            kernel = _compiled[key[:3]].get_function(name)
+                options = (*OPTIONS, *MORE_OPTIONS.get(module, ()), *KINDS[kind])
+                _compiled[key[:3]] = cupy.RawModule(code=source(module), options=options)
+            try:
+                kernel = _compiled[key[:3]].get_function(name)
+            except Exception as error:
+                if module != WGMMA:
+                    raise
+                raise DeviceError(f"{NO_WGMMA}; the compiler says: {first_line(error)}") from error
             if module in TILE_MODULES:
                 kernel.max_dynamic_shared_size_bytes = tile(kind, name).shared
             _functions[key] = kernel

@@ -6,8 +6,8 @@
 //
 // Operands come to shared memory by asynchronous copies, STAGES steps of K ahead of the products (on devices before
 // 8.0, which have none, by plain ones). A value is transformed, where a part of it is taken or it is rounded, by the
-// thread that copied it, between the wait for it and the barrier that shows it to the others. Two modules are made of
-// this file: the tiles in use, and with TRIAL_TILES those that have not been measured (tiles.py).
+// thread that copied it, between the wait for it and the barrier that shows it to the others. Three modules are made of
+// this file: the tiles in use, and with TRIAL_TILES or WARPGROUPS those that have not been measured (tiles.py).
 //
 // Every sum runs over k in order, whatever the tile: results repeat bitwise, and do not depend on the batch, except
 // through the number of splits of K (split_k_reduce.cu adds those, in order).
@@ -26,6 +26,8 @@ __device__ __forceinline__ RowEnd row_end(const Contraction& op, const Region* r
     return {p.sample * op.rows * op.width + in_sample, in_sample};
 }
 
+#ifndef WARPGROUPS // tile_wgmma.cu has its own
+#define ALIGNMENT 16
 // A term's products, added to the sums, by copies of W neighbouring values of the left operand.
 template <int BM, int BN, int BK, int NS, int W, int STAGES, class Sums>
 __device__ __forceinline__ void add_term(const TermState& state, const Contraction& op, const BlockCoords& block,
@@ -60,6 +62,7 @@ __device__ __forceinline__ void add_term(const TermState& state, const Contracti
         next = next + 1 < STAGES ? next + 1 : 0;
     }
 }
+#endif
 
 // Staged sums are finished, or kept in planes: V values of a row by a thread, STEP apart.
 template <int BM, int BN, int NS, int V, int STEP>
@@ -143,7 +146,7 @@ __device__ __forceinline__ void tile(const Contraction& op, int accumulator, int
 {
     typedef Memory<typename Sums::Operands, STAGES, NS * ROWS * (BN + 4)> BlockMemory;
     static_assert(sizeof(BlockMemory) == BYTES, "tiles.py says how much shared memory a kernel takes");
-    extern __shared__ __align__(16) char shared_memory[];
+    extern __shared__ __align__(ALIGNMENT) char shared_memory[];
     BlockMemory& data = *reinterpret_cast<BlockMemory*>(shared_memory);
     __shared__ RowTable<BM> rows;
     __shared__ BlockCoords block;
@@ -180,7 +183,7 @@ __device__ __forceinline__ void tile(const Contraction& op, int accumulator, int
         __syncthreads();
         if (Sums::TENSOR && (Sums::WHOLE || state.term->quads))
             add_term<BM, BN, BK, NS, Sums::TENSOR ? QUAD : 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
-        else if (!Sums::WHOLE)
+        else if constexpr (!Sums::WHOLE)
             add_term<BM, BN, BK, NS, 1, STAGES>(state, op, block, rows.starts, sums, data.tiles);
         t = block.term;
     }
@@ -212,5 +215,7 @@ __device__ __forceinline__ void tile(const Contraction& op, int accumulator, int
     KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Plain<BM, NS * BN, BK, TM, TN>)
 #define FRAGMENTS(NAME, BM, BN, BK, WM, STAGES, BYTES, NS, BLOCKS)                                               \
     KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Fragments<BM, NS * BN, BK, WM>)
+#define WGMMAS(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS)                                                       \
+    KERNEL(NAME, BM, BN, BK, STAGES, BYTES, NS, BLOCKS, Warpgroups<BM, NS * BN>)
 
 TILES

@@ -10,9 +10,10 @@ from ...errors import DeviceError
 #: The tile for products that are wide and have many rows: "wide", which has been measured, or one of `TRIALS`, which
 #: have not been. Set by LRPFAST_GPU_TILE.
 CHOICE = os.environ.get("LRPFAST_GPU_TILE", "wide")
-#: The tiles of the module "trial_tile". "lean" is as large as the wide one and asks less of shared memory; "large" has
-#: twice the rows, so that each value from shared memory serves more products.
-TRIALS = ("lean", "large")
+#: "lean" is as large as the wide one and asks less of shared memory; "large" has twice the rows, so that each value
+#: from shared memory serves more products; "wgmma" multiplies by the instruction of that name, which only compute
+#: capability 9.0 has.
+TRIALS = ("lean", "large", "wgmma")
 #: The number of large tiles for each processor from which on they are chosen; fewer would leave processors idle.
 FILLED = 1.5
 #: Bytes of shared memory that a kernel takes besides its tiles, at most.
@@ -31,7 +32,8 @@ class Tile(NamedTuple):
     depth : int
         The length of a step of K.
     per_thread : tuple of int
-        The rows and columns of sums in a thread's registers; on tensor cores the number of warps that share the rows.
+        The rows and columns of sums in a thread's registers; on tensor cores the number of warps that share the
+        rows, or nothing where warpgroups multiply.
     stages : int
         The number of steps of K in shared memory.
     shared : int
@@ -62,40 +64,41 @@ class Tile(NamedTuple):
 
     def source(self) -> str:
         """The kernel's line for `tile.cu`."""
-        macro = "TILE" if len(self.per_thread) == 2 else "FRAGMENTS"
+        macro = ("WGMMAS", "FRAGMENTS", "TILE")[len(self.per_thread)]
         numbers = (self.rows, self.columns, self.depth, *self.per_thread, self.stages, self.shared)
         return f"{macro}({self.name}, {', '.join(map(str, numbers))}, {self.sums}, {self.blocks})"
 
 
-#: The module of the tiles that have not been measured.
-TRIAL = "trial_tile"
+#: The modules of the tiles that have not been measured: of all, and of those that are compiled for sm_90a alone.
+TRIAL, WGMMA = "trial_tile", "wgmma_tile"
+#: Those that TF32 and 3xTF32 have in common.
+_FRAGMENTS = (
+    Tile("middle", 128, 64, 16, (4,), 4, 59392, 1, 2),
+    Tile("middle", 128, 32, 16, (4,), 4, 59392, 2, 2),
+    Tile("narrow", 128, 16, 16, (8,), 4, 47104, 1, 2),
+    Tile("narrow", 128, 16, 16, (8,), 4, 51200, 2, 2),
+    Tile("few", 32, 64, 16, (2,), 4, 28672, 1, 2),
+    Tile("few", 32, 64, 16, (2,), 4, 45056, 2, 2),
+    Tile("large", 256, 128, 16, (4,), 4, 116736, 1, 1, TRIAL),
+    Tile("large", 256, 64, 16, (4,), 4, 116736, 2, 1, TRIAL),
+)
 #: The tiles by a module's kind (`modules.KINDS`).
 TILES = {
     "tensor": (
         Tile("wide", 128, 128, 16, (2,), 4, 75776, 1, 2),
         Tile("wide", 128, 64, 16, (2,), 4, 75776, 2, 2),
-        Tile("middle", 128, 64, 16, (4,), 4, 59392, 1, 2),
-        Tile("middle", 128, 32, 16, (4,), 4, 59392, 2, 2),
-        Tile("narrow", 128, 16, 16, (8,), 4, 47104, 1, 2),
-        Tile("narrow", 128, 16, 16, (8,), 4, 51200, 2, 2),
-        Tile("few", 32, 64, 16, (2,), 4, 28672, 1, 2),
-        Tile("few", 32, 64, 16, (2,), 4, 45056, 2, 2),
+        *_FRAGMENTS,
         Tile("lean", 128, 128, 8, (2,), 6, 62976, 1, 2, TRIAL),
         Tile("lean", 128, 64, 8, (2,), 6, 62976, 2, 2, TRIAL),
-        Tile("large", 256, 128, 16, (4,), 4, 116736, 1, 1, TRIAL),
-        Tile("large", 256, 64, 16, (4,), 4, 116736, 2, 1, TRIAL),
+        Tile("wgmma", 256, 128, 32, (), 4, 200704, 1, 1, WGMMA),
+        Tile("wgmma", 256, 64, 32, (), 4, 200704, 2, 1, WGMMA),
     ),
     "3xtf32": (
         Tile("wide", 128, 128, 16, (2,), 4, 75776, 1, 1),
         Tile("wide", 128, 64, 16, (2,), 4, 75776, 2, 1),
-        Tile("middle", 128, 64, 16, (4,), 4, 59392, 1, 2),
-        Tile("middle", 128, 32, 16, (4,), 4, 59392, 2, 2),
-        Tile("narrow", 128, 16, 16, (8,), 4, 47104, 1, 2),
-        Tile("narrow", 128, 16, 16, (8,), 4, 51200, 2, 2),
-        Tile("few", 32, 64, 16, (2,), 4, 28672, 1, 2),
-        Tile("few", 32, 64, 16, (2,), 4, 45056, 2, 2),
-        Tile("large", 256, 128, 16, (4,), 4, 116736, 1, 1, TRIAL),
-        Tile("large", 256, 64, 16, (4,), 4, 116736, 2, 1, TRIAL),
+        *_FRAGMENTS,
+        Tile("wgmma", 128, 128, 32, (), 4, 200704, 1, 1, WGMMA),
+        Tile("wgmma", 128, 64, 32, (), 4, 200704, 2, 1, WGMMA),
     ),
     "float64": (
         Tile("wide", 128, 64, 8, (8, 4), 3, 38400, 1, 1),
@@ -159,6 +162,8 @@ def trial_of(kind: str, sums: int, rows: int, columns: int, pieces: int, quads: 
     if found is None or CHOICE == "wide" or not gpu.tensor_cores or found.shared + TABLES_BYTES > gpu.shared_memory:
         return None
     if kind in ("tensor", "3xtf32") and not quads:
+        return None
+    if found.module == WGMMA and gpu.capability != "90":
         return None
     blocks = -(-rows // found.rows) * -(-columns // found.columns) * pieces
     filled = rows >= found.rows and blocks >= FILLED * gpu.processors
