@@ -227,6 +227,18 @@ def test_what_conditions_cost(contractions, chain, rng):
     assert contractions == [(3, 0, 0)]
 
 
+def test_what_an_attribution_graph_costs(contractions, chain, rng):
+    """One forward pass, and between two layers a backward pass for each of the graph's channels."""
+    analyzer = lrpfast.Analyzer(chain, "epsilon", precision="float64", device="cpu")
+    channel = int(np.abs(analyzer.explain(np.ones((1, 6)), 0, layers=True).layers["d3"]).argmax())
+    contractions.clear()
+    graph = analyzer.attribution_graph(np.ones((1, 6)), "d3", channel, width=(3, 2, 2), target=0)
+    nodes = [sum(node.layer == layer for node in graph.nodes) for layer in ("d3", "d2", "d1")]
+    assert nodes[0] == 1 and min(nodes) > 0
+    # five layers forwards and one back; then from layer to layer without a forward pass
+    assert contractions == [(5, 0, 1), *((0, 0, count) for count in nodes)]
+
+
 def test_other_masks_compile_nothing(chain, rng, monkeypatch):
     from lrpfast.kernels import cpu
 
