@@ -130,12 +130,14 @@ del ocean, scaled
 
 # %% Before a long run: do model and data belong together?
 print("\n$ lrpfast doctor")
-cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, "--rule", "epsilon", "--epsilon", "0.2"])
+anomalies = ["--rule", "epsilon", "--epsilon", "0.1", "--rule-for", "BatchNorm=pass"]
+cli.main(["doctor", str(folder / "seed_0.npz"), data, "--mask", mask, *anomalies])
 
 # %% All years by all networks: what do they agree on, season by season, class by class?
 # What the normalization receives is the relevance of anomalies, which it passes on to the temperatures point by point;
 # folded into the next layer, it would share it between temperatures and their climatological mean, which is larger.
-rule = lrpfast.composites.ByType({lrpfast.layers.BatchNorm: "pass", lrpfast.layers.Dense: lrpfast.rules.Epsilon(0.1)})
+by_type = lrpfast.composites.ByType({lrpfast.layers.BatchNorm: "pass"})
+rule = by_type | lrpfast.composites.Uniform(lrpfast.rules.Epsilon(0.1))
 ensemble = lrpfast.Ensemble(f"{folder}/seed_*.npz", rule)
 shared = {"mask": mask, "normalize": "maxabs", "overwrite": True}
 seasons = ensemble.stream(data, statistics=folder / "seasons.nc", group_by="time.season", **shared)

@@ -55,6 +55,20 @@ def test_targets(target):
     assert (lazy.compute(scheduler="threads") == expected).all()
 
 
+CONDITIONS = [{"dense": 3}, {"dense": {0, 2}, "dense_1": slice(1, 3)}]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("conditions", [CONDITIONS[1], CONDITIONS], ids=["one", "several"])
+def test_conditions(conditions, parallel):
+    options = {"conditions": conditions, "parallel": parallel}
+    lazy = ANALYZER.map(da.from_array(X, (700, 40)), LABELS, **options)
+    expected = ANALYZER.analyze(X, LABELS, **options)
+    assert lazy.shape == expected.shape
+    assert (lazy.compute(scheduler="threads") == expected).all()
+    assert (ANALYZER.map(X, LABELS, **options) == expected).all()
+
+
 def test_map_of_what_is_no_array():
     with pytest.raises(lrpfast.InputError, match="Analyzer.stream takes paths"):
         ANALYZER.map("x.npy")
@@ -77,6 +91,15 @@ def test_other_arrays_are_explained_at_once():
 def test_wrong_arrays():
     with pytest.raises(lrpfast.ShapeError, match="must have shape"):
         ANALYZER.map(da.zeros((10, 41), chunks=5))
+    for options, message in (
+        ({"conditions": 3}, "conditions must map layers"),
+        ({"conditions": {"dens": 1}}, "unknown layer 'dens'"),
+        ({"conditions": {"dense": 1}, "target": np.zeros((10, 2), int)}, "one target per sample"),
+        ({"parallel": True}, "parallel goes with conditions"),
+        ({"conditions": {"dense": 1}, "parallel": 1}, "parallel must be True or False"),
+    ):
+        with pytest.raises(lrpfast.InputError, match=message):
+            ANALYZER.map(da.zeros((10, 40), chunks=5), **options)
     with pytest.raises(lrpfast.ShapeError, match="10 samples, but the targets have shape"):
         ANALYZER.map(da.zeros((10, 40), chunks=5), LABELS)
     unknown = da.from_array(X, (700, 40))

@@ -1,6 +1,7 @@
 """Several files as one source, selections by coordinates, groups from coordinates."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +213,48 @@ def test_stream_and_ensembles_select_and_fill(years, tmp_path):
         analyzer.stream(maps, tmp_path / "n.npy", select=region, progress=False)
     with pytest.raises(lrpfast.InputError, match="fill_nan must be a finite number"):
         analyzer.stream(maps[:, 1:], tmp_path / "n.npy", fill_nan="0", progress=False)
+
+
+@pytest.mark.parametrize("kind", ["pattern", "list", "npy"])
+def test_labels_and_targets_in_a_file_a_year(kind, tmp_path):
+    """Of the selected samples those of the whole data set are taken; a list of texts is a text for each sample."""
+    wet = np.arange(30) % 3 % 2
+    for i, first in enumerate((0, 12)):
+        rows = slice(first, (12, 30)[i])
+        own = {"wet": wet[rows], "phase": np.where(wet[rows], "warm", "cold")}
+        write(tmp_path / f"sst_{i}.nc", first, days(30)[rows], "days since 1982-01-01", extra=own)
+        np.save(tmp_path / f"wet_{i}.npy", wet[rows])
+        np.save(tmp_path / f"phase_{i}.npy", own["phase"])
+
+    def files(name):
+        listed = [f"{tmp_path}/{name}_{i}.npy" if kind == "npy" else f"{tmp_path}/sst_{i}.nc:{name}" for i in (0, 1)]
+        return f"{tmp_path}/sst_*.nc:{name}" if kind == "pattern" else listed
+
+    analyzer = lrpfast.Analyzer(dense(12), "epsilon")
+    data, rows = f"{tmp_path}/sst_*.nc:sst", slice(8, 20)
+    select = {"time": slice("1982-01-09", "1982-01-20")}
+    expected = analyzer.analyze(days(30).reshape(30, 12)[rows], wet[rows])
+    options = {"select": select, "mask": np.ones((3, 4), bool), "progress": False, "statistics": True}
+    done = analyzer.stream(data, tmp_path / "r.npy", target=files("wet"), group_by=files("phase"), **options)
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy").reshape(12, 12), expected)
+    assert done.statistics.groups == ("cold", "warm") and done.statistics.count.tolist() == [8, 4]
+    assert done.statistics.group_name == ("group" if kind == "npy" else "phase")
+    right = analyzer.stream(data, correct=files("wet"), **options)
+    assert (
+        right.statistics.count.sum()
+        == (analyzer.model.predict(days(30).reshape(30, 12))[rows].argmax(1) == wet[rows]).sum()
+    )
+    if kind != "pattern":
+        with pytest.raises(lrpfast.ShapeError, match="not \\(12,\\)" if kind == "npy" else "one for each sample"):
+            analyzer.stream(data, group_by=files("wet")[:1], **{**options, "select": None})
+        with pytest.raises(lrpfast.InputError, match="is both the sink and the (source|target)"):
+            analyzer.stream(data, files("wet")[1].split(":")[0], target=files("wet"), overwrite=True, **options)
+    listed = analyzer.stream(days(2), group_by=["a.nc", "b.nc"], **{**options, "select": None})
+    assert listed.statistics.groups == ("a.nc", "b.nc")
+    pytest.importorskip("matplotlib")
+    keep = {"select": select, "mask": options["mask"], "samples": 4, "progress": False}
+    page = lrpfast.report(analyzer, data, tmp_path / "r.html", labels=files("wet"), target=files("wet"), **keep)
+    assert "12 samples" in Path(page).read_text(encoding="utf-8")
 
 
 def test_seasons_and_months(years):

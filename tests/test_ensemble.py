@@ -56,6 +56,47 @@ def test_statistics_over_members():
     assert "3 members, 40 samples, 2 groups" in repr(done)
 
 
+CONDITIONS = [{"dense": 1}, {"dense": slice(2, 5)}]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_conditions(parallel, seeds):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("netCDF4")
+    options = {"conditions": CONDITIONS, "parallel": parallel}
+    each = np.stack([lrpfast.Analyzer(network(seed), "epsilon").analyze(X, **options).mean(0) for seed in range(3)])
+    data = xarray.DataArray(np.load("x.npy"), {"time": np.arange(40)}, ("time", "lat", "lon"))
+    ensemble = lrpfast.Ensemble("seed_*.npz", "epsilon")
+    done = ensemble.stream(data, "r.nc", statistics="m.nc", mask=MASK, progress=False, **options)
+    np.testing.assert_allclose(done.mean[0][:, MASK], each.mean(0), rtol=1e-5, atol=1e-7)
+    with xarray.open_dataset("m.nc") as maps, xarray.open_dataset("r_seed_2.nc") as member:
+        assert maps["mean"].dims == ("group", "condition", "lat", "lon")
+        assert member["relevance"].dims == ("time", "condition", "lat", "lon")
+        assert maps.attrs["conditions"] == "dense=1 | dense=2:5"
+    command = ["explain", "--models", "seed_*.npz", "x.npy", "--mask", "mask.npy", "--statistics", "cli.npz"]
+    texts = ["--condition", "dense=1", "--condition", "dense=2:5"] + ["--parallel"] * parallel
+    assert cli.main([*command, *texts, "--quiet"]) == 0
+    np.testing.assert_array_equal(np.load("cli.npz")["mean"], done.mean)
+
+
+def test_a_run_under_conditions_goes_on(seeds):
+    """With the same conditions; a member that finished under others is explained anew, if it may be."""
+    ensemble, seen = lrpfast.Ensemble("seed_*.npz", "epsilon"), []
+
+    def stop(count):
+        seen.append(count)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    options = {"statistics": "maps.npz", "mask": "mask.npy"}
+    with pytest.raises(KeyboardInterrupt):
+        ensemble.stream("x.npy", conditions=CONDITIONS, progress=stop, **options)
+    with pytest.raises(lrpfast.InputError, match=r"maps_seed_0\.npz: is there already"):
+        ensemble.stream("x.npy", conditions=CONDITIONS[::-1], progress=False, **options)
+    done = ensemble.stream("x.npy", conditions=CONDITIONS, progress=False, **options)
+    assert done.resumed == ("seed_0",)
+
+
 def test_one_member_is_an_ensemble():
     done = lrpfast.Ensemble({"only": network(0)}, "epsilon").stream(X, progress=False)
     assert not done.std.any()
@@ -143,6 +184,8 @@ def test_ensembles_that_are_none(seeds, capsys):
     for command, error in (
         (["x.npy"], "--models needs --statistics"),
         (["x.npy", "--statistics", "m.npz", "--balance"], "--balance is for one model"),
+        (["x.npy", "--statistics", "m.npz", "--parallel"], "parallel goes with conditions"),
+        (["x.npy", "--statistics", "m.npz", "--condition", "dens=1"], "did you mean 'dense'"),
         (["x.npy", "--statistics", "seed_1.npz"], "is both the statistics and the models"),
     ):
         assert cli.main(["explain", "--models", "seed_*.npz", *command]) == 2

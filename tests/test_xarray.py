@@ -127,6 +127,17 @@ def test_lags_and_targets(sst, ocean):
 
 
 @pytest.mark.filterwarnings("ignore:.*lies otherwise:UserWarning")
+def test_conditions_are_an_axis(sst, ocean):
+    conditions = [{"dense": 1}, {"dense": {0, 3}}]
+    made = mapped(ANALYZER, sst, mask=ocean, conditions=conditions)
+    assert made.dims == ("time", "condition", "zlev", "lat", "lon")
+    assert made.attrs["conditions"] == "dense=1 | dense=0,3"
+    relevance = ANALYZER.analyze(sst.values[:, 0][:, ~LAND], conditions=conditions)
+    np.testing.assert_array_equal(made.values[:, :, 0][..., ~LAND], relevance)
+    one = mapped(ANALYZER, sst, mask=ocean, conditions=conditions[1])
+    np.testing.assert_array_equal(one.values, made.values[:, 1])
+
+
 @pytest.mark.parametrize("grouping", ["season", "phase", "pandas", "coordinate"])
 def test_statistics_are_a_data_set_with_named_groups(grouping, sst, ocean):
     """The groups' axis is called as the labels are; seasons are in the order of the year."""

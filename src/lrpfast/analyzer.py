@@ -9,7 +9,7 @@ from typing import Any
 from . import table
 from .concepts import ConceptMethods
 from .datasets import DatasetMethods
-from .engine.conditions import as_conditions
+from .engine.conditions import conditions_or_none
 from .engine.core import AnalyzerCore
 from .engine.explanation import Explanation
 from .engine.inputs import check_flag
@@ -314,10 +314,9 @@ class Analyzer(DatasetMethods, ConceptMethods):
         >>> analyzer.analyze(x, target=(0, 1)).round(3)
         array([[2., 3.]])
         """
-        if conditions is None:
+        if conditions is None and parallel is False:
             return self._core.analyze(x, target, out)
-        chosen = as_conditions(conditions, check_flag(parallel, "parallel"))
-        return self._core.analyze(x, target, out, conditions=chosen)
+        return self._core.analyze(x, target, out, conditions=conditions_or_none(conditions, parallel))
 
     def explain(self, x: Any, target: Any = None, *, layers: bool = False) -> Explanation:
         """Relevance with the output, the target and every layer's balance.

@@ -141,7 +141,17 @@ class DatasetMethods:
 
         return stream(self._core, source, sink, StreamSettings(**options))
 
-    def map(self, x: Any, target: Any = None, *, part: Any = None, normalize: Any = None, mask: Any = None) -> Any:
+    def map(
+        self,
+        x: Any,
+        target: Any = None,
+        *,
+        conditions: Any = None,
+        parallel: bool = False,
+        part: str | None = None,
+        normalize: str | Sequence[str] | None = None,
+        mask: Any = None,
+    ) -> Any:
         """Relevance of a Dask or xarray array, as a lazy array that Dask computes chunk by chunk.
 
         Chunks along the samples are kept, those along features are merged; each worker receives the model once. A
@@ -153,7 +163,7 @@ class DatasetMethods:
             An xarray.DataArray may be lazy or in memory. Any other array is explained at once.
         target : optional
             As in `analyze`; for one target per sample an array, which may be a Dask array.
-        part, normalize, mask
+        conditions, parallel, part, normalize, mask
             As in `stream`.
 
         Returns
@@ -177,4 +187,13 @@ class DatasetMethods:
         """
         from .batch.cluster import map_array
 
-        return map_array(self._core, x, target, part=part, normalize=normalize, mask=mask)
+        return map_array(
+            self._core,
+            x,
+            target,
+            conditions=conditions,
+            parallel=parallel,
+            part=part,
+            normalize=normalize,
+            mask=mask,
+        )

@@ -155,7 +155,8 @@ class Ensemble:
         resume, overwrite
             As in `Analyzer.stream`.
         **options
-            As in `Analyzer.stream`.
+            As in `Analyzer.stream`, conditions too; ``layers`` excepted, because networks differ in what their hidden
+            layers' channels are.
 
         Returns
         -------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from .model.canonize import split_batch_norm
 from .model.graph import Model
 from .model.layers import SOFTMAXES, Activation
 from .readers import as_model
+from .rules.composites import Composite
 from .rules.innvestigate import composite, keywords
 
 #: iNNvestigate's selection modes, as default targets; under "index" every call must name its own.
@@ -55,6 +58,38 @@ class InnvestigateAnalyzer(Analyzer):
         """The selection of the explained output: "max_activation", "index" or "all"."""
         return self._mode
 
+    def with_rules(self, rules: Composite) -> InnvestigateAnalyzer:
+        """The same analyzer with other rules for the layers that a composite selects.
+
+        Parameters
+        ----------
+        rules : Composite
+            Of `lrpfast.composites`. Where it selects no layer, iNNvestigate's rules stay.
+
+        Returns
+        -------
+        InnvestigateAnalyzer
+
+        Raises
+        ------
+        RuleError
+
+        Examples
+        --------
+        >>> norm = lrpfast.layers.BatchNorm(np.array([1.0, 2.0]), np.array([4.0, 1.0]), epsilon=0)
+        >>> model = lrpfast.from_layers([norm, lrpfast.layers.Dense(np.ones((2, 1)))])
+        >>> analyzer = lrpfast.create_analyzer("lrp.z", model, precision="float64")
+        >>> passing = analyzer.with_rules(lrpfast.composites.ByType({lrpfast.layers.BatchNorm: "pass"}))
+        >>> passing.analyze(np.array([[5.0, 4.0]])).round(3)
+        array([[2., 2.]])
+        """
+        if not isinstance(rules, Composite):
+            raise RuleError(f"with_rules takes a composite, as composites.ByType({{…}}), not {type(rules).__name__}")
+        twin = copy.copy(self)
+        settings = replace(self._core.settings, composite=rules | self.composite)
+        twin.__dict__["_core"] = AnalyzerCore(self.model, settings)
+        return twin
+
     def _selection(self, neuron_selection: Any, target: Any) -> Any:
         """The target of a call, from iNNvestigate's argument or lrpfast's."""
         if neuron_selection is None:
@@ -76,13 +111,20 @@ class InnvestigateAnalyzer(Analyzer):
         return int(selection.ravel()[0]) if selection.size == 1 else selection
 
     def analyze(  # type: ignore[override]  # what comes second is iNNvestigate's
-        self, x: Any, neuron_selection: Any = None, *, target: Any = None, out: Any = None
+        self,
+        x: Any,
+        neuron_selection: Any = None,
+        *,
+        target: Any = None,
+        out: Any = None,
+        conditions: Any = None,
+        parallel: bool = False,
     ) -> Any:
         """Relevance of every input feature, as `Analyzer.analyze`.
 
         Parameters
         ----------
-        x, out
+        x, out, conditions, parallel
             As in `Analyzer.analyze`.
         neuron_selection : int or array of int, optional
             The output to explain, under ``neuron_selection_mode="index"``.
@@ -93,7 +135,8 @@ class InnvestigateAnalyzer(Analyzer):
         -------
         array, shaped like x
         """
-        return super().analyze(x, self._selection(neuron_selection, target), out=out)
+        selection = self._selection(neuron_selection, target)
+        return super().analyze(x, selection, out=out, conditions=conditions, parallel=parallel)
 
     def explain(  # type: ignore[override]
         self, x: Any, neuron_selection: Any = None, *, target: Any = None, layers: bool = False

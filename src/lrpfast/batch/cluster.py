@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from ..engine.conditions import Conditions, conditions_or_none
 from ..engine.core import AnalyzerCore
 from ..engine.inputs import as_batch, as_real
 from ..engine.provenance import array_text
@@ -52,11 +53,26 @@ CHUNKS_PER_PIECE = 8
 # Lazy maps
 
 
+class _MapSettings(NamedTuple):
+    """What a lazy map does with each sample, by the names of `Job`'s arguments."""
+
+    preparation: Preparation
+    conditions: Conditions | None
+
+
 def map_array(
-    core: AnalyzerCore, x: Any, target: Any = None, *, part: Any = None, normalize: Any = None, mask: Any = None
+    core: AnalyzerCore,
+    x: Any,
+    target: Any = None,
+    *,
+    conditions: Any = None,
+    parallel: Any = False,
+    part: Any = None,
+    normalize: Any = None,
+    mask: Any = None,
 ) -> Any:
     """`Analyzer.map`."""
-    preparation = Preparation.of(part, normalize)
+    settings = _MapSettings(Preparation.of(part, normalize), conditions_or_none(conditions, parallel))
     if hasattr(x, "dims") and hasattr(x, "coords"):  # xarray's
         with open_source(x) as source:
             labels, data = source.labels, x.data
@@ -65,22 +81,24 @@ def map_array(
             fits = source.shape == tuple(x.shape)
             grid = None if mask is None else open_mask_for(core.input_shape, mask, source)
             data = data if fits else data.reshape(source.shape)
-            result, record = _lazy_map(core, data, target, preparation, grid)
+            result, record = _lazy_map(core, data, target, settings, grid)
             if not fits:  # axes of length 1 as the caller's array has them
                 result = result.reshape(*result.shape[: result.ndim - data.ndim + 1], *x.shape[1:])
+            if labels is not None and conditions is not None:
+                labels = labels.of_several("condition")
             return to_xarray(result, labels, record, stacked_indexes(x))
     grid = None if mask is None else open_mask_for(core.input_shape, mask)
-    return _lazy_map(core, x, target, preparation, grid)[0]
+    return _lazy_map(core, x, target, settings, grid)[0]
 
 
 def _lazy_map(
-    core: AnalyzerCore, x: Any, target: Any, preparation: Preparation, grid: np.ndarray | None
+    core: AnalyzerCore, x: Any, target: Any, settings: _MapSettings, grid: np.ndarray | None
 ) -> tuple[Any, dict[str, str]]:
     """The map, and its provenance."""
     if not _is_lazy(x):
         x = as_real(x, "x")
         x = as_batch(x, x.shape[1:], "x")
-        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, preparation=preparation)
+        job = Job(core, _feature_shape(x.shape, grid), x.dtype, target=target, **settings._asdict())
         return _explain_block(x, None, job=job, grid=grid), job.record
     if any(math.isnan(size) for sizes in x.chunks for size in sizes):
         raise InputError("the Dask array has chunks of unknown size; compute_chunk_sizes() finds them out")
@@ -104,7 +122,7 @@ def _lazy_map(
         arguments[2:] = [target, (0, *range(200, 199 + target.ndim))]
         target = _named(name, np.empty((0, *target.shape[1:]), target.dtype))
     shape = _feature_shape((0 if each else len(x), *x.shape[1:]), grid)
-    job = Job(core.for_one_task(), shape, x.dtype, target=target, preparation=preparation)
+    job = Job(core.for_one_task(), shape, x.dtype, target=target, **settings._asdict())
     map_shape = on_grid(job.map_shape, grid)
     axes = tuple(range(1, 1 + len(map_shape)))
     result = da.blockwise(

@@ -45,6 +45,8 @@ RESULTS = {
 }
 #: Options that do not change a result.
 _WITHOUT_EFFECT = ("progress", "resume", "overwrite", "batch_size", "cluster", "statistics")
+#: Options whose effect `MembersRun._key` finds in another form.
+_RESOLVED = ("mask", "conditions", "parallel")
 
 
 class OverMembers:
@@ -154,6 +156,8 @@ class MembersRun:
                 self._explain(name, core, data)
             assert data is not None
             name, labels = data.name, data.labels
+            if labels is not None and self._options.get("conditions") is not None:
+                labels = labels.of_several("condition")
         results = self._over.results()
         if self._path is not None:
             self._save(results, name, labels)
@@ -233,8 +237,10 @@ class MembersRun:
         """What a member's result depends on; None if nothing tells it from another."""
         settings = per_sample(settings, data)
         mask = None if settings.mask is None else open_mask_for(core.input_shape, settings.mask, data)
-        names = [f.name for f in fields(settings) if f.name not in (*_WITHOUT_EFFECT, "mask")]
+        names = [f.name for f in fields(settings) if f.name not in (*_WITHOUT_EFFECT, *_RESOLVED)]
         values = [getattr(settings, name) for name in names]
+        if settings.under is not None:
+            values.append(core.deciding_conditions(settings.under))
         try:
             return exact([__version__, record(core)["model_digest"], deciding(core), values, mask, data.fingerprint])
         except IndistinctError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError, InputNotFoundError
 from .sinks import Sink
-from .sources import Source, expanded_if_missing, split
+from .sources import Source, expanded_if_missing, is_files, split
 
 
 def check_no_overlap(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -42,6 +42,8 @@ def _paths(value: Any) -> list[str]:
         value = value.path
     if isinstance(value, np.memmap):
         value = value.filename
+    if is_files(value):
+        return [path for item in value for path in _paths(item)]
     if not isinstance(value, (str, os.PathLike)):
         return []
     try:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, InputNotFoundError, ShapeError
 from .settings import StreamSettings
-from .sources import Source, expanded_if_missing, open_source, read_labels, split
+from .sources import Source, expanded_if_missing, is_files, open_source, read_labels, split
 from .sources.select import coordinate
 from .targets import is_per_sample
 from .times import SEASONS, times_of
@@ -56,7 +56,7 @@ def per_sample(settings: StreamSettings, data: Source) -> StreamSettings:
     if settings.correct is not None:
         changes["correct"] = selected_samples(labels(settings.correct, "correct", None), data)
     target = settings.target
-    if isinstance(target, (str, os.PathLike)) and not any(_is(target, text) for text in TARGETS):
+    if (isinstance(target, (str, os.PathLike)) and not any(_is(target, text) for text in TARGETS)) or is_files(target):
         target = target_of(target)
     if isinstance(target, Mapping) and is_per_sample(target):
         target = {name: selected_samples(np.asarray(inner), data) for name, inner in target.items()}
@@ -98,8 +98,9 @@ def groups_of(group_by: Any, data: Source) -> Any:
             raise InputError(f"group_by: {name} is a time; {name}.season, {name}.month or {name}.year groups by a part")
         return Labels(labels(np.asarray(coord.values), "group_by", None), group_by, ())
     values = selected_samples(labels(group_by, "group_by", None), data)
-    if isinstance(group_by, str) and split(_expanded(group_by)[0])[1] is not None:  # a variable's name says what
-        return Labels(values, group_by, ())
+    name = group_by[0] if is_files(group_by) else group_by
+    if isinstance(name, str) and split(_expanded(name)[0])[1] is not None:  # a variable's name says what
+        return Labels(values, name, ())
     own_name = getattr(group_by, "name", None) if type(group_by).__module__.split(".")[0] in _WITH_NAMES else None
     if isinstance(own_name, str) and own_name:
         return Labels(values, own_name, SEASONS if set(values.tolist()) <= set(SEASONS) else ())
@@ -127,13 +128,13 @@ def labels_for(value: Any, data: Source) -> Any:
     """
     if isinstance(value, str) and not _files(value):
         return groups_of(value, data).values
-    if isinstance(value, (str, os.PathLike)):
+    if isinstance(value, (str, os.PathLike)) or is_files(value):
         value = read_labels(value)
     return selected_samples(value, data) if isinstance(value, np.ndarray) else value
 
 
-def target_of(path: str | os.PathLike[str]) -> np.ndarray:
-    """The targets in a file or a variable of one: whole numbers are indices.
+def target_of(path: Any) -> np.ndarray:
+    """The targets in a file or a variable of one, or in several files: whole numbers are indices.
 
     Raises
     ------
@@ -141,12 +142,12 @@ def target_of(path: str | os.PathLike[str]) -> np.ndarray:
         For a missing value.
     """
     array = read_labels(path)
+    names = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if array.dtype.kind == "f" and array.ndim == 1:  # integers with a value for gaps are decoded to floats
         if np.isnan(array).any():
-            raise InputError(
-                f"target: {os.fspath(path)} has no value at sample {int(np.flatnonzero(np.isnan(array))[0])}"
-            )
-        if (array == np.rint(array)).all() and not os.fsdecode(path).endswith(".npy"):
+            text = ", ".join(map(os.fsdecode, names))
+            raise InputError(f"target: {text} has no value at sample {int(np.flatnonzero(np.isnan(array))[0])}")
+        if (array == np.rint(array)).all() and not any(os.fsdecode(name).endswith(".npy") for name in names):
             array = array.astype(np.int64)
     return array
 
@@ -194,6 +195,8 @@ def _texts(array: np.ndarray, name: str) -> np.ndarray:
 def _array(values: Any, name: str) -> np.ndarray:
     if isinstance(values, np.ndarray):
         return values
+    if is_files(values):
+        return read_labels(values)
     if isinstance(values, (list, tuple)):
         try:
             array = np.asarray(values)

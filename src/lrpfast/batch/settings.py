@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.conditions import Conditions, as_conditions
+from ..engine.conditions import Conditions, conditions_or_none
 from ..engine.inputs import check_flag
 from ..errors import InputError
 from .compression import COMPRESSIONS
@@ -79,14 +79,9 @@ class StreamSettings:
     @property
     def under(self) -> Conditions | None:
         """The options about conditions; None without any."""
-        parallel = check_flag(self.parallel, "parallel")
-        if self.conditions is None:
-            if parallel:
-                raise InputError("parallel goes with conditions=, which say what relevance may flow through")
-            return None
-        if self.layers is not None:
+        if self.conditions is not None and self.layers is not None:
             raise InputError("conditions are for the relevance of the input, which layers= replaces: give one of them")
-        return as_conditions(self.conditions, parallel)
+        return conditions_or_none(self.conditions, self.parallel)
 
     @property
     def statistics_path(self) -> str | None:

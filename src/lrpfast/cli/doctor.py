@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from ..model.graph import Model
 from ..model.layers import BatchNorm, Flatten, Identity, Input, Permute, Reshape
 from ..table import counted
 from . import options
+from .warn import in_command
 
 #: The largest number of samples that are looked at, at equal distances from the first to the last.
 MOST_SAMPLES = 256
@@ -35,8 +35,6 @@ _MOST_RATIO = 10.0
 #: … and so are inputs of a model without a normalization that are larger than this: networks are trained on values of
 #: the order of 1.
 _LARGE = 20.0
-#: What the warnings of explaining advise, which is Python.
-_LOOK = re.compile(r"explain\(x\[[^\]]*\]\)\.conservation")
 #: The probability above which a prediction is certain.
 _CERTAIN = 0.999
 
@@ -278,11 +276,7 @@ def _relevance(model: Model, x: np.ndarray, data: Source, arguments: argparse.Na
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         conservation = analyzer.explain(np.ascontiguousarray(x), target=target).conservation
-    texts = [
-        _LOOK.sub("lrpfast explain --balance", str(item.message))
-        for item in caught
-        if issubclass(item.category, RelevanceWarning)
-    ]
+    texts = [in_command(str(item.message)) for item in caught if issubclass(item.category, RelevanceWarning)]
     for text in texts:
         yield Finding("warning", "relevance", text)
     if not texts and len(conservation):

@@ -15,7 +15,10 @@ from . import options
 from .signals import terminable
 
 #: Options of ``explain`` that are for one model.
-_OF_ONE = ("plot", "balance", "layers", "reduce", "activations", "condition", "parallel")
+_OF_ONE = ("plot", "balance", "layers", "reduce", "activations")
+
+#: Options of `Analyzer.stream` that have the same names here.
+_SAME = ("parallel", "part", "normalize", "group_by", "quantiles", "skip_zero", "compression")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -45,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
             resume=not arguments.restart,
             overwrite=arguments.force,
             progress=not arguments.quiet,
+            conditions=options.conditions_of(arguments.condition, model),
             **_stream_options(arguments),
         )
     if arguments.quiet:
@@ -68,10 +72,8 @@ def _stream_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "target": options.target(arguments.target),
         "batch_size": arguments.batch_size,
-        "part": arguments.part,
-        "normalize": arguments.normalize,
         "correct": arguments.correct_only,
-        **{key: getattr(arguments, key) for key in ("group_by", "quantiles", "skip_zero", "compression")},
+        **{key: getattr(arguments, key) for key in _SAME},
         "mask": arguments.mask,
         "cluster": arguments.cluster,
     }

@@ -15,7 +15,6 @@ from .. import plot, table
 from ..analyzer import Analyzer
 from ..batch import Source
 from ..batch.inputs import SeveralSource
-from ..engine.growth import BALANCE
 from ..errors import InputError, RelevanceWarning
 from ..evaluate import FlipCurves, cascade, curves, entropy, flip, gini, sensitivity
 from ..evaluate.flipping import ORDERS
@@ -23,6 +22,7 @@ from ..model.graph import Model
 from ..plot.file import check_path
 from ..table import counted
 from . import options
+from .warn import in_command
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -84,7 +84,7 @@ def _relevance(analyzer: Analyzer, name: str, x: Any, targets: Any) -> Any:
         warnings.simplefilter("always", RelevanceWarning)
         relevance = analyzer.analyze(x, targets)
     for warning in caught:
-        print(f"lrpfast: warning: {name}: {warning.message}".replace(BALANCE, "explain --balance"), file=sys.stderr)
+        print(f"lrpfast: warning: {name}: {in_command(str(warning.message))}", file=sys.stderr)
     return relevance
 
 

@@ -15,7 +15,6 @@ from ..batch.inputs import SeveralSource, source_paths
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.sinks.for_inputs import open_several
 from ..batch.sources.ragged import RaggedSource
-from ..engine.growth import BALANCE
 from ..errors import BoundsWarning, InputError, RelevanceWarning
 from ..table import counted
 from . import ensemble, options
@@ -23,6 +22,7 @@ from .balance import balance_of
 from .picture import picture_of
 from .signals import terminable
 from .usage import UsageError
+from .warn import in_command
 
 #: Arguments of ``explain`` that may name an input file.
 _READ = ("model", "target", "y-ref", "low", "high", "mask", "group-by", "correct-only", "plot-mask")
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
             if balance is not None:
                 print(balance())
     for text in done.warnings:
-        print(f"lrpfast: warning: {text.replace(BALANCE, '--balance')}", file=sys.stderr)
+        print(f"lrpfast: warning: {in_command(text, '--balance')}", file=sys.stderr)
     if not arguments.quiet:
         _report(arguments, done, getattr(sink, "outputs", ()))
 

@@ -20,12 +20,12 @@ def run(arguments: argparse.Namespace) -> None:
     model = options.model_of(arguments)
     analyzer = options.analyzer(model, arguments)
     print(model.summary())
-    print(f"\nrules under {arguments.rule!r}")
+    print(f"\nrules under {', '.join([repr(arguments.rule), *arguments.rule_for])}")
     start = options.layer(arguments.start)
     indices = range(len(model.nodes)) if start is None else model.needed(start)
     bare = model.without_output_activation(analyzer.stripped)
     left_out = set() if start is not None else _functions(model) - _functions(bare)
-    folded = _folded(model) if analyzer.composite.canonize else set()
+    folded = _folded(model, analyzer.assignment) if analyzer.composite.canonize else set()
     for line in _assignment(model, analyzer.assignment, indices, left_out, folded):
         print(f"  {line}")
     if left_out:
@@ -56,9 +56,9 @@ def _assignment(
     return table.lines(rows)
 
 
-def _folded(model: Model) -> set[str]:
-    """The names of the batch normalizations that are folded into a neighbouring layer."""
-    pairs = zip(model.nodes, canonize(model).nodes, strict=True)
+def _folded(model: Model, assignment: Assignment) -> set[str]:
+    """The names of the batch normalizations that are folded into a neighbouring layer: they have no rule."""
+    pairs = zip(model.nodes, canonize(model, assignment.kept).nodes, strict=True)
     return {node.name for node, now in pairs if isinstance(node.layer, BatchNorm) and isinstance(now.layer, Identity)}
 
 

@@ -121,6 +121,15 @@ def add_rule_options(parser: argparse.ArgumentParser) -> None:
         help="a rule, a composite, or an iNNvestigate name; default: epsilon",
     )
     group.add_argument(
+        "--rule-for",
+        metavar="WHAT=RULE",
+        action="append",
+        default=[],
+        help="another rule for some layers: WHAT is a type, such as BatchNorm or Conv; first, last, or an index among "
+        "the layers with weights; a layer's name, or a pattern of names. BatchNorm=pass, 'block1_*=gamma:gamma=0.5', "
+        "first=z_box:low=0,high=1; may be repeated",
+    )
+    group.add_argument(
         "--input-layer-rule", metavar="NAME|LOW,HIGH", help="for the first layer with weights; LOW,HIGH: z-box"
     )
     group.add_argument("--epsilon", type=values.number, metavar="E")

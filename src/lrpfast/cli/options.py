@@ -28,6 +28,7 @@ from ..rules.innvestigate import ANALYZERS, keywords
 from ..rules.presets import COMPOSITES
 from ..rules.selectors import Uniform
 from ..suggest import unknown_name_message
+from .rules_for import composite_for, takes_bounds
 from .values import to_pair
 
 
@@ -143,10 +144,12 @@ def analyzer(
         "mask_nan": options.mask_nan,
     }
     if _canonical_name(options.rule) in ANALYZERS and options.rule not in COMPOSITES:
-        result: Analyzer = create_analyzer(options.rule, model, **_innvestigate_keywords(options), **common)
+        own, keys = _innvestigate_keywords(options, model)
+        result: Analyzer = create_analyzer(options.rule, model, **keys, **common)
+        result = result if own is None else result.with_rules(own)  # type: ignore[attr-defined]
     else:
         result = Analyzer(
-            model, _composite(options), start=layer(options.start), y_ref=_reference(options.y_ref), **common
+            model, _composite(options, model), start=layer(options.start), y_ref=_reference(options.y_ref), **common
         )
     _check_bounds(options, result)
     return result
@@ -209,17 +212,31 @@ def _parameters_and_bounds(options: argparse.Namespace) -> tuple[dict[str, Any],
     return parameters, bounds
 
 
-def _composite(options: argparse.Namespace) -> Composite:
-    """The composite for lrpfast's own names. ``low`` and ``high`` are for z_box: the rule or the input layer's."""
+def _rules_for(options: argparse.Namespace, model: Model, bounds: dict[str, Any]) -> Composite | None:
+    """The rules of ``--rule-for``."""
+    own = composite_for(options.rule_for, model, bounds)
+    first = own is not None and any(entry.where == "first" for entry in own.entries)
+    if first and options.input_layer_rule is not None:
+        raise RuleError(
+            "--input-layer-rule and --rule-for first=… both give the first layer's rule: choose one of them"
+        )
+    return own
+
+
+def _composite(options: argparse.Namespace, model: Model) -> Composite:
+    """The composite for lrpfast's own names. ``low`` and ``high`` are for z_box: the rule or some layers'."""
     name = options.rule
     parameters, bounds = _parameters_and_bounds(options)
     first = _first_rule(options.input_layer_rule)
+    own = _rules_for(options, model, bounds)
     for key in ("until_layer_idx", "until_layer_rule"):
         if key in parameters:
             raise RuleError(f"--{key.replace('_', '-')} goes with iNNvestigate's names, not with {name!r}")
     bounded = name in ("z_box", "epsilon_gamma_box")
-    if bounds and not bounded and first != "z_box":
-        raise RuleError(f"--low and --high go with z_box: as --rule or as --input-layer-rule; {name} has no bounds")
+    if bounds and not bounded and first != "z_box" and not takes_bounds(options.rule_for):
+        raise RuleError(
+            f"--low and --high go with z_box: as --rule, --input-layer-rule or --rule-for; {name} has no bounds"
+        )
     if bounded:
         parameters.update(bounds)
     input_rule: Rule | None = None
@@ -228,15 +245,20 @@ def _composite(options: argparse.Namespace) -> Composite:
     elif first is not None:
         input_rule = from_name(first, **(bounds if first == "z_box" else {}))
     if name in RULES and name not in COMPOSITES:
-        return Uniform(from_name(name, **parameters), input_rule)
-    composite = presets.from_name(name, **parameters)
-    return composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite
+        composite = Uniform(from_name(name, **parameters), input_rule)
+    else:
+        composite = presets.from_name(name, **parameters)
+        composite = composite if input_rule is None else Composite((Entry("first", input_rule),), "first") | composite
+    return composite if own is None else own | composite
 
 
-def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
+def _innvestigate_keywords(options: argparse.Namespace, model: Model) -> tuple[Composite | None, dict[str, Any]]:
+    """The rules of ``--rule-for``, and the keywords of `create_analyzer`."""
     name = options.rule
     parameters, bounds = _parameters_and_bounds(options)
-    parameters.update(bounds)
+    own = _rules_for(options, model, bounds)
+    if not (takes_bounds(options.rule_for) and "low" not in keywords(name) and options.input_layer_rule is None):
+        parameters.update(bounds)
     first = _first_rule(options.input_layer_rule)
     for key in ("start", "y_ref"):
         if getattr(options, key) is not None:
@@ -251,7 +273,7 @@ def _innvestigate_keywords(options: argparse.Namespace) -> dict[str, Any]:
         parameters["bias"] = truth
     if first == "Bounded" and "low" not in keywords(name) and {"low", "high"} <= set(parameters):
         first = parameters.pop("low"), parameters.pop("high")
-    return {"input_layer_rule": first, **parameters}
+    return own, {"input_layer_rule": first, **parameters}
 
 
 def _first_rule(text: str | None) -> str | tuple[float, float] | None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
-from ..engine.growth import BALANCE
+#: What warnings about relevance advise in Python.
+_LOOK = re.compile(r"explain\(x\[[^\]]*\]\)\.conservation")
+
+
+def in_command(text: str, option: str = "lrpfast explain --balance") -> str:
+    """A warning's text with the command's option in place of what Python has."""
+    return _LOOK.sub(option, text)
 
 
 class WarningPrinter:
@@ -14,7 +21,7 @@ class WarningPrinter:
         self._printed: set[str] = set()
 
     def __call__(self, message: Warning | str, *_: object, **__: object) -> None:
-        text = str(message).replace(BALANCE, "--balance")
+        text = in_command(str(message), "--balance")
         if text not in self._printed:
             self._printed.add(text)
             print(f"lrpfast: warning: {text}", file=sys.stderr)

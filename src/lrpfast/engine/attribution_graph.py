@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, MissingPackageError, RelevanceWarning, ShapeError
+from ..errors import InputError, MissingPackageError, ShapeError
 from ..kernels.arrays import is_tensor
 from ..table import Tabular, counted
 from .conditions import chosen
@@ -115,8 +114,8 @@ def attribution_graph(
 ) -> AttributionGraph:
     """`Analyzer.attribution_graph`.
 
-    From layer to layer, the relevance of every channel of the graph starts an explanation of its own, which ends at the
-    next layer: one forward pass for all channels of a layer, and a backward pass between two layers for each.
+    One forward pass. From layer to layer, the relevance of every channel of the graph has a backward pass of its own,
+    which ends at the next layer.
     """
     core = core.fixed(x)
     if core.layout.several or len(core.layout.outputs) > 1:
@@ -128,15 +127,13 @@ def attribution_graph(
     below = _layers_below(core, layer, layers, len(widths))
     shapes: dict[str, Any] = {node.name: node.shape for node in core.explained_model.nodes}
     root = int(np.flatnonzero(chosen(_single(channel), shapes[layer], layer))[0])
-    relevance = core.relevance_of(x, target, layer)[0]
+    run = core.layer_steps(x, target, [layer, *below])
+    relevance = run.relevance
     of_nodes = {root: relevance * (np.arange(shapes[layer][-1]) == root)}  # each channel's relevance, as a map
     nodes = [GraphNode(layer, root, float(of_nodes[root].sum(dtype=np.float64)))]
     edges: list[GraphEdge] = []
-    for upper, lower, count in zip([layer, *below], below, widths, strict=False):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RelevanceWarning)
-            starts = np.stack(list(of_nodes.values()))[None]
-            handed = core.starting_at(upper).relevance_of(x, starts, lower)[0]  # (nodes, *lower)
+    for step, (upper, lower, count) in enumerate(zip([layer, *below], below, widths, strict=False)):
+        handed = run.down(step, np.stack(list(of_nodes.values())))  # (nodes, *lower)
         next_nodes: dict[int, np.ndarray] = {}
         for node, own in zip(of_nodes, handed, strict=True):
             sums = own.reshape(-1, own.shape[-1]).sum(0, dtype=np.float64)
@@ -170,7 +167,7 @@ def _widths(width: Any) -> tuple[int, ...]:
 def _layers_below(core: AnalyzerCore, layer: str, layers: Any, count: int) -> list[str]:
     """The layers that the graph goes through, from above: the caller's, or the next ones with weights."""
     names = [node.name for node in core.explained_model.nodes]
-    below = {node.name for node in core.starting_at(layer).explained_model.nodes} - {layer}
+    below = {names[i] for i in core.explained_model.needed(layer)} - {layer}
     if layers is None:
         weights = [step.name for step in core.plan.steps if getattr(step.layer, "kernel", None) is not None]
         found = [name for name in reversed(weights) if name in below]

@@ -18,6 +18,7 @@ from ..kernels import Passes, Start
 from ..kernels.growth import RunGrowth
 from .explain_scope import check_layers
 from .hidden_layers import HiddenLayers
+from .inputs import check_flag
 from .lower_conditions import Chain, Conditional
 
 Condition = Mapping[str, Any]
@@ -58,6 +59,16 @@ def as_conditions(conditions: Any, parallel: bool) -> Conditions:
             f"{conditions!r:.80}"
         )
     return Conditions(list(several), single, parallel)
+
+
+def conditions_or_none(conditions: Any, parallel: Any) -> Conditions | None:
+    """`as_conditions`; None where no conditions are given, which ``parallel`` must not be without."""
+    parallel = check_flag(parallel, "parallel")
+    if conditions is not None:
+        return as_conditions(conditions, parallel)
+    if parallel:
+        raise InputError("parallel goes with conditions=, which say what relevance may flow through")
+    return None
 
 
 def _text(neurons: Any) -> str:

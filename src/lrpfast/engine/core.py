@@ -157,11 +157,6 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients, Variants):
 
     # Copies: for hidden layers, threads and other processes
 
-    def starting_at(self, layer: str) -> AnalyzerCore:
-        """The core whose explanations start at a hidden layer, from a starting relevance; the last few are kept."""
-        settings = replace(self.settings, start=layer, target=None, y_ref=None, rectify=False, default_target=None)
-        return self._variant(("start", layer), lambda: AnalyzerCore(self.model, settings))
-
     def for_one_task(self) -> AnalyzerCore:
         """The core for one of several concurrent tasks: with one thread, unless the caller chose a number."""
         if self.settings.threads:

@@ -104,11 +104,11 @@ def zero_texts(growth: Growth, explanations: int, rectifies: bool) -> list[str]:
         cures.append("explain another target")
     if growth.negative:
         why.append(
-            f"in {growth.negative:,} it is negative, and the rules found nothing to share it out along "
-            "(alpha1-beta0 and z_plus take positive contributions only)"
+            f"in {growth.negative:,} it is negative, and there is nothing to share it out along: for rules that take "
+            "positive contributions only (alpha1-beta0 and z_plus), or because no neuron on the way is active"
         )
     if growth.negative or (growth.nothing and rectifies):
-        cures.append("take a rule that shares out negative outputs too, such as epsilon")
+        cures.append("take a rule that shares out negative outputs too, such as epsilon, unless it is one")
     if rest:
         why.append(f"in {rest:,} no input contributes to it: inputs are 0, no neuron on the way is active")
         cures.append(_look(growth.first_zero))

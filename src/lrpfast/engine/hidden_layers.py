@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,29 +13,13 @@ from ..kernels.arrays import to_host
 from ..model.graph import Model
 from .execute import as_rows, predict
 from .io_layout import IOLayout
+from .layer_steps import LayerSteps, Node
 from .plan import Plan
 from .programs import Programs
-from .row_selection import Rows
 from .settings import AnalyzerSettings
 
 if TYPE_CHECKING:
     from ..kernels import Start
-
-
-class _Node(NamedTuple):
-    """A layer's output: its shape, its value in the plan, and the rows of it that are computed, None for all."""
-
-    shape: tuple[int, ...]
-    value: int
-    rows: Rows | None
-
-    def whole(self, values: np.ndarray) -> np.ndarray:
-        """Rows of values in the layer's shape, with zeros where relevance is not computed because none arrives."""
-        if self.rows is None:
-            return values.reshape(-1, *self.shape)
-        whole = np.empty((len(values), *self.shape), values.dtype)
-        self.rows.put(values, whole)
-        return whole
 
 
 class HiddenLayers:
@@ -124,17 +108,26 @@ class HiddenLayers:
                     values_of[name] = self._predicted(rows, name)
             yield part, relevance, values_of
 
+    def layer_steps(self, x: Any, target: Any, layers: Sequence[str]) -> LayerSteps:
+        """Relevance of layers of one sample, from above to below, each from the one above it, of one forward pass."""
+        self._refuse_averages()
+        x = self._pack(x)
+        start, axes = self._start(x, target)
+        if axes:
+            raise InputError("hidden layers are explained for one target per sample, not for several")
+        return LayerSteps(self._programs, self.settings, [self._layer(name) for name in layers], x, start)
+
     def _refuse_averages(self) -> None:
         """InputError for averages of gradients, which exist at the input alone."""
         if self.settings.averages and self.settings.gradients is not None:
             name = self.settings.gradients.name
             raise InputError(f"{name} averages gradients at the input: it gives hidden layers none")
 
-    def _layer(self, name: str) -> _Node:
+    def _layer(self, name: str) -> Node:
         """A layer's output in the plan."""
         i = next(i for i, node in enumerate(self.explained_model.nodes) if node.name == name)
         node, rows = self.plan.nodes[i]
-        return _Node(self.explained_model.nodes[i].shape, self.plan.values[node], rows)  # type: ignore[arg-type]
+        return Node(self.explained_model.nodes[i].shape, self.plan.values[node], rows)  # type: ignore[arg-type]
 
     def _predicted(self, x: Any, layer: str) -> np.ndarray:
         """What a layer puts out, by a forward pass of the model up to it."""

@@ -193,7 +193,10 @@ def _inputs(builder: ProgramBuilder) -> None:
         builder.forward.append(MaskNaN(0, clean, builder.present))
         builder.buffers[builder.inputs[0]] = clean
     elif len(builder.inputs) == 1:
-        builder.buffers[builder.inputs[0]] = 0
+        v = builder.inputs[0]
+        builder.buffers[v] = builder.buffer(builder.sizes[0]) if builder.copies_input else 0
+        if builder.copies_input:
+            builder.forward.append(Copy(0, builder.buffers[v]))
     else:
         first = 0
         for v in builder.inputs:

@@ -59,6 +59,8 @@ class ProgramBuilder:
     traces : list of LayerTrace
     times_input : bool
         Whether gradients are multiplied by the input, which of an embedding is its output.
+    copies_input : bool
+        Whether the input is copied from buffer 0, which nothing else reads.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class ProgramBuilder:
         self.weight_parts: dict[tuple[Any, ...], Any] = {}
         self.traces: list[LayerTrace] = []
         self.times_input = False
+        self.copies_input = False
 
     def buffer(self, size: int) -> int:
         """A new buffer's number."""

@@ -13,6 +13,7 @@ from .execute import chunks, run
 from .io_layout import IOLayout
 from .lower import Lowered, lower
 from .lower_conditions import Chain, Conditional, lower_conditions
+from .lower_steps import StepPrograms, lower_steps
 from .plan import Plan
 from .settings import AnalyzerSettings
 from .threads import get_num_threads
@@ -46,25 +47,25 @@ class Programs:
         self._forward: Any = None
         self._traced: tuple[Lowered, Any] | None = None
         self._storing: dict[tuple[Any, ...], tuple[Lowered, Any]] = {}
-        self._conditional: dict[tuple[Any, ...], tuple[Conditional, Any]] = {}
+        self._conditional: dict[tuple[Any, ...], tuple[Any, Any]] = {}
 
     def described(self, plan: Plan) -> Plan:
         """The plan, with what the backend says of it."""
         return replace(plan, packed=self.main.packed_size(), libraries=self.main.by_libraries())
 
-    def _lowered(self, *, trace: bool = False, stored: frozenset[int] = frozenset()) -> Lowered:
+    def _options(self) -> dict[str, Any]:
+        """What all programs of explanations have in common."""
         settings = self._settings
-        return lower(
-            self._plan,
-            self.backend,
-            dtype=settings.dtype.name,
-            operands=settings.operands,
-            trace=trace,
-            rectify=settings.rectify,
-            input_range=settings.input_range,
-            gradients=settings.gradients,
-            stored=stored,
-        )
+        return {
+            "dtype": settings.dtype.name,
+            "operands": settings.operands,
+            "rectify": settings.rectify,
+            "input_range": settings.input_range,
+            "gradients": settings.gradients,
+        }
+
+    def _lowered(self, *, trace: bool = False, stored: frozenset[int] = frozenset()) -> Lowered:
+        return lower(self._plan, self.backend, trace=trace, stored=stored, **self._options())
 
     def small_runs(self, layout: IOLayout, start: Start) -> SmallRuns | None:
         """Runs of the main program on small batches, where nothing is left to do but to run it."""
@@ -119,19 +120,18 @@ class Programs:
         key = ("conditions", chains, parallel)
         known = self._conditional.get(key)
         if known is None:
-            settings = self._settings
-            conditional = lower_conditions(
-                self._plan,
-                self.backend,
-                chains,
-                parallel=parallel,
-                dtype=settings.dtype.name,
-                operands=settings.operands,
-                rectify=settings.rectify,
-                input_range=settings.input_range,
-                gradients=settings.gradients,
-            )
+            conditional = lower_conditions(self._plan, self.backend, chains, parallel=parallel, **self._options())
             known = conditional, self.backend.compile(conditional.program)
+            _remember(self._conditional, key, known)
+        return known
+
+    def steps(self, values: tuple[int, ...]) -> tuple[StepPrograms, tuple[Any, ...]]:
+        """The programs of relevance from value to value, from above to below, after one forward pass."""
+        key = ("steps", values)
+        known = self._conditional.get(key)
+        if known is None:
+            lowered = lower_steps(self._plan, self.backend, values, **self._options())
+            known = lowered, tuple(self.backend.compile(program) for program in (lowered.first, *lowered.steps))
             _remember(self._conditional, key, known)
         return known
 

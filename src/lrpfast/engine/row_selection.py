@@ -63,6 +63,10 @@ class Rows:
         """These rows of an array of the layer's shape."""
         return np.take(array, list(self.positions), self.axis)
 
+    def shape_in(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of these rows, of a layer's shape."""
+        return (*shape[: self.axis], len(self.positions), *shape[self.axis + 1 :])
+
     def put(self, values: np.ndarray, whole: np.ndarray) -> None:
         """Write values of these rows, one row of values for each sample, to the whole, and zeros between them."""
         index = (slice(None),) * (1 + self.axis) + (list(self.positions),)

@@ -16,6 +16,7 @@ from ..batch.masks import Masked, open_mask_for
 from ..batch.path_conflicts import check_no_overlap
 from ..batch.per_sample import labels as as_labels
 from ..batch.per_sample import labels_for, selected_samples
+from ..batch.sources import is_files
 from ..batch.stream import progress_bar
 from ..batch.targets import target_of_run
 from ..engine.inputs import is_array
@@ -149,7 +150,7 @@ def report(
     if isinstance(analyzer.model.input_shape, list) and mask is not None:
         raise InputError("mask is for models of one input")
     with open_inputs(analyzer.model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
-        read = {name: getattr(settings, name) for name in ("labels", "mask") if _is_path(getattr(settings, name))}
+        read = {name: getattr(settings, name) for name in ("labels", "mask", "target")}
         sources = {name: item for name, item in source_paths(source).items() if _is_path(item)}
         check_no_overlap({"report": path}, {**sources, **read})
         page = _page(analyzer, opened, settings, progress)
@@ -192,7 +193,7 @@ def _is_path(value: Any) -> bool:
 def _with_targets(settings: ReportSettings, data: Source) -> ReportSettings:
     """The settings with targets that are one for each sample as an array."""
     target, samples = settings.target, data.shape[0]
-    if _is_path(target) and target not in ("max", "all"):
+    if (_is_path(target) and target not in ("max", "all")) or is_files(target):
         target = as_labels(target, "target", None)
     if isinstance(target, list) or (is_array(target) and np.ndim(target)):
         target = selected_samples(np.asarray(target), data)

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,20 @@ from .joined import JoinedSource, order_of
 from .lazy import LazySource
 from .mapped import is_npy, open_array
 from .memory import ArraySource, IteratorSource
-from .paths import expanded_if_missing, is_paths, split
+from .paths import expanded_if_missing, is_files, is_paths, split
 from .select import selected
 
-__all__ = ["Source", "expanded_if_missing", "is_paths", "open_array", "open_source", "read_labels", "reopened", "split"]
+__all__ = [
+    "Source",
+    "expanded_if_missing",
+    "is_files",
+    "is_paths",
+    "open_array",
+    "open_source",
+    "read_labels",
+    "reopened",
+    "split",
+]
 
 
 def open_source(x: Any, *, select: Any = None, fill_nan: float | None = None) -> Source:
@@ -150,25 +160,28 @@ def _open_path(name: str) -> Source:
         return open_file(path, None if array is None else in_utf8(array))
 
 
-def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+def read_labels(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> np.ndarray:
     """A value for each sample: numbers from what `open_source` takes, or texts in .npy, NetCDF or HDF5 files.
+
+    Several files, or those of a pattern, are read as one.
 
     Raises
     ------
     InputError, InputNotFoundError, OSError, MissingPackageError
         As `open_source`.
     """
-    name = os.fsdecode(path)
-    if is_npy(name):
-        return np.array(open_array(name))
-    texts = _texts([split(item) for item in expanded_if_missing(name)])
+    listed = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    names = [name for item in listed for name in expanded_if_missing(os.fsdecode(item))]
+    if all(map(is_npy, names)):
+        return np.concatenate([np.array(open_array(name)) for name in names])
+    texts = _texts([split(name) for name in names], sort=len(listed) == 1)
     if texts is not None:
         return texts
-    with _open_path(name) as source:
+    with _open(path if len(listed) == 1 else names) as source:
         return np.array(source.read(0, source.shape[0] or 0))
 
 
-def _texts(names: list[tuple[str, str | None]]) -> np.ndarray | None:
+def _texts(names: list[tuple[str, str | None]], sort: bool) -> np.ndarray | None:
     """The texts in one file or in several, in the order in which they are read as one; None if they hold no texts."""
     columns, coordinates = [], []
     for path, array in names:
@@ -180,6 +193,6 @@ def _texts(names: list[tuple[str, str | None]]) -> np.ndarray | None:
             columns.append(texts)
             coordinates.append(coordinate_in(path, name) if len(names) > 1 else None)
     order = list(range(len(names)))
-    if None not in coordinates:
+    if sort and None not in coordinates:
         order = order_of([f"{path}:{name}" for (path, _), name in zip(names, coordinates, strict=True)], _open_path)
     return np.concatenate([columns[i] for i in order])

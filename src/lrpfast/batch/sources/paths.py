@@ -34,6 +34,15 @@ def is_paths(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and len(x) > 0 and all(isinstance(item, (str, os.PathLike)) for item in x)
 
 
+def is_files(x: Any) -> bool:
+    """Whether this is a list of files that exist, as arrays or variables, and not a list of texts for the samples."""
+    if not is_paths(x):
+        return False
+    names = [os.fsdecode(item) for item in x]
+    named = all(name.endswith(".npy") or split(name)[1] is not None for name in names)
+    return named and all(os.path.lexists(split(name)[0]) or glob.has_magic(name) for name in names)
+
+
 def expanded_if_missing(name: str) -> list[str]:
     """The names that a pattern means; the name itself if it is none, or if there is a file of this very name."""
     if os.path.lexists(split(name)[0]):
