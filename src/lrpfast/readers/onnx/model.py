@@ -37,7 +37,7 @@ from .dynamic_quantize import ON_SCALED, scaled
 from .file import File, Input, Node, read
 from .fold import BY_LAYERS, FOLDED, OF_ROWS, OF_SAMPLES, FoldedValue, fold
 from .loops import recurrent_loop
-from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
+from .obstacles import LAYERS, NO_LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .quantize import ON_QUANTIZED, ROUNDING, on_quantized
@@ -322,11 +322,12 @@ class _GraphReader:
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:
         if node.op in LAYERS:
-            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
+            remedy = QUANTIZED.get(node.op) or NO_LAYERS.get(node.op, "")
+            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", remedy)
         domain = node.op.rpartition(".")[0]
         # those of another domain, or of whole numbers, are no help
         known = [op for op in known_operators() if op.rpartition(".")[0] in ("", domain) and op not in ROUNDING]
-        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known)}"
+        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known)}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 
