@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 NAMED = 40
 #: Features or tokens in a table.
 TOP = 20
-#: Channels of a sequence, at most, that get a series of their own.
-SERIES = 4
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,12 +140,3 @@ def _sums(lengths: np.ndarray, values: np.ndarray) -> Iterator[float]:
     for length in lengths.tolist():
         yield float(np.sum(values[first : first + length], dtype=np.float64))
         first += length
-
-
-def bytes_of(lengths: np.ndarray, row: tuple[int, ...], dtype: np.dtype) -> int:
-    """The size of all samples' relevance."""
-    return int(lengths.sum()) * math.prod(row) * dtype.itemsize
-
-
-#: A function that takes the number of the first sample, and the relevance of some.
-Callback = Callable[[int, list[np.ndarray]], Any]
