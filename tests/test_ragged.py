@@ -201,6 +201,7 @@ def test_an_interrupted_run_goes_on(out, tmp_path, monkeypatch):
     [
         ({"statistics": True}, "statistics= .*'relevance_sum' in the output"),
         ({"layers": "dense"}, "layers= "),
+        ({"conditions": {"dense": 1}}, "conditions= "),
         ({"mask": np.ones(3, bool)}, "mask= "),
         ({"cluster": "local:1"}, "cluster= "),
         ({"select": {"time": 3}}, "select= "),

@@ -642,10 +642,12 @@ def test_weights_without_a_model(tmp_path):
         del file.attrs["model_config"]
     with pytest.raises(ModelFormatError, match=r'model\.load_weights\(.*\); model\.save\("model\.keras"\)'):
         load(path)
-    with h5py.File(tmp_path / "new.weights.h5", "w") as file:
-        file["layers/dense/vars/0"] = WEIGHTS["b"][0]
-    with pytest.raises(ModelFormatError, match=r"model\.load_weights"):
-        load(tmp_path / "new.weights.h5")
+    for layer in ("layers/dense", "block/layers/dense"):  # the second of a model that is a class of one's own
+        with h5py.File(tmp_path / "new.weights.h5", "w") as file:
+            file[f"{layer}/vars/0"] = WEIGHTS["b"][0]
+            file.create_group("vars")
+        with pytest.raises(ModelFormatError, match=r"model\.load_weights"):
+            load(tmp_path / "new.weights.h5")
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["temperature"] = [1.0]
     with pytest.raises(ModelFormatError, match="not one that Keras wrote"):

@@ -6,6 +6,8 @@ import pytest
 import lrpfast
 
 onnx = pytest.importorskip("onnx")
+from onnx import parser, reference  # noqa: E402
+
 from test_readers_onnx_operators import check, graph, i64, one, runtime  # noqa: E402
 
 TANH = ("Tanh", ["x"], ["t"], {})
@@ -273,3 +275,35 @@ def test_einsum_with_shared_axes(equation, shape, constant):
 )
 def test_einsum_of_two_tensors_that_share_axes(equation, shape):
     check([TANH, ("Einsum", ["x", "t"], ["y"], {"equation": equation})], shape)
+
+
+@pytest.mark.parametrize("last", ("u = Tanh(x)", "u = MatMul(x, w)", "u = Identity(w)"))
+def test_an_if_that_chooses_for_each_sample(last):
+    """As openWakeWord asks a second model where the first is not sure: a file of one sample at a time."""
+    text = f"""<ir_version: 8, opset_import: ["": 20]> g (float[N, 3] x) => (float[N, 3] y)
+        <float[3, 1] v = {{1, -1, 2}}, float limit = {{0.2}}, float[3, 3] w = {{1, 2, 3, 4, 5, 6, 7, 8, 9}}> {{
+        s = MatMul(x, v) b = GreaterOrEqual(s, limit) c = Cast <to = 9> (b)
+        y = If (c) <then_branch = t () => (float[N, 3] u) {{ {last} }}, else_branch = e () => (float[N, 3] z) {{
+            z = Neg(x) }}> }}"""
+    if "Identity" in last:
+        text = text.replace("float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}", "float[1, 3] w = {1, 2, 3}")
+    proto = parser.parse_model(text)
+    x = np.random.default_rng(3).normal(size=(6, 3)).astype(np.float32)
+    evaluator = reference.ReferenceEvaluator(proto)
+    expected = np.concatenate([evaluator.run(None, {"x": x[i : i + 1]})[0] for i in range(6)])
+    model = lrpfast.from_onnx(proto)
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5, atol=1e-6)
+    chosen = x @ [1.0, -1.0, 2.0] >= 0.2
+    assert chosen.any() and not chosen.all()
+    relevance = lrpfast.Analyzer(model, "zero", target=0).analyze(x)
+    wanted = {"u = Tanh(x)": np.tanh(x[:, 0]), "u = Identity(w)": 0 * x[:, 0]}.get(last, x @ [1.0, 4.0, 7.0])
+    np.testing.assert_allclose(relevance.sum(1), np.where(chosen, wanted, -x[:, 0]), rtol=1e-5, atol=1e-6)
+
+
+def test_an_if_on_several_values_of_a_sample():
+    text = """<ir_version: 8, opset_import: ["": 20]> g (float[N, 3] x) => (float[N, 3] y)
+        <float limit = {0.2}> { c = Greater(x, limit)
+        y = If (c) <then_branch = t () => (float[N, 3] u) { u = Tanh(x) }, else_branch = e () => (float[N, 3] z) {
+            z = Neg(x) }> }"""
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="chooses by more than one value of a sample"):
+        lrpfast.from_onnx(parser.parse_model(text))

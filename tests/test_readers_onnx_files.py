@@ -204,6 +204,15 @@ def test_a_linear_classifier_without_its_label(after, names):
     assert model.nodes[model.outputs[0]].name == "y"
 
 
+@pytest.mark.parametrize("op", ("TreeEnsembleRegressor", "TreeEnsembleClassifier", "SVMRegressor"))
+def test_models_without_layers(op):
+    """Said as such, without a list of operators that would help nobody."""
+    proto = scikit([helper.make_node(op, ["x"], ["y"], domain="ai.onnx.ml")])
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="decision trees|support vector machine") as caught:
+        lrpfast.from_onnx(proto)
+    assert "These work" not in str(caught.value)
+
+
 def scikit(nodes, *outputs):
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)

@@ -171,3 +171,45 @@ def test_exponentials_divided_by_other_sums_are_no_softmax():
         x = RNG.normal(size=(3, 4, 5)).astype(np.float32)
         (expected,) = ReferenceEvaluator(proto).run(None, {"x": x})
         np.testing.assert_allclose(lrpfast.from_onnx(proto).predict(x), expected, rtol=1e-5)
+
+
+def test_a_file_whose_nodes_fit_one_sample():
+    """As exporters write the 1 of their example into a file that leaves the batch's size open."""
+    w = RNG.normal(size=(4, 3)).astype(np.float32)
+    text = """g (float[N, 4] x) => (float[N, 3] y)
+        { a = Reshape(x, rows) b = Transpose <perm = [1, 0, 2]> (a) c = Relu(b)
+        d = Reshape(c, flat) y = MatMul(d, w) }"""
+    proto = parsed(text, rows=np.array([2, 1, 2]), flat=np.array([1, 4]), w=w)
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    expected = np.concatenate([ReferenceEvaluator(proto).run(None, {"x": x[i : i + 1]})[0] for i in range(3)])
+    with pytest.warns(UserWarning, match="computes one sample at a time"):
+        model = lrpfast.from_onnx(proto)
+    np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5, atol=1e-6)
+    first = parsed("g (float[N, 4] x) => (float[N, 4] y) { y = Slice(x, a, b, a) }", a=np.array([0]), b=np.array([1]))
+    with pytest.raises(lrpfast.UnsupportedLayerError, match="batch"):  # which takes the first sample on purpose
+        lrpfast.from_onnx(first)
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_mask_filled_with_zeros_of_its_own_shape(filled):
+    """masked_fill of zeros_like(mask), moved before it is added to the scores."""
+    zero = "s = Shape(n) z = Expand(zero, s)" if filled else "z = Identity(zero)"
+    text = f"""g (float[N, 5] x, bool[N, 5] mask) => (float[N, 1, 5] y)
+        {{ n = Not(mask) {zero} m = Where(n, hidden, z) r = Reshape(m, shape) u = Unsqueeze(x, axis)
+        t = Add(u, r) y = Softmax <axis = -1> (t) }}"""
+    constants = {"zero": np.float32(0), "hidden": np.float32(-np.inf), "shape": np.array([0, 1, 5]), "axis": [1]}
+    proto = parsed(text, **constants)
+    x, mask = RNG.normal(size=(3, 5)).astype(np.float32), RNG.random((3, 5)) < 0.6
+    mask[:, 0] = True
+    (expected,) = ReferenceEvaluator(proto).run(None, {"x": x, "mask": mask})
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict([x, mask]), expected, rtol=1e-5)
+
+
+def test_a_larger_constant_beside_a_mask():
+    """What is chosen has the shape of both: the constant's is larger than the mask's."""
+    text = """g (float[N, 2, 5] x, bool[N, 1, 5] mask) => (float[N, 2, 5] y)
+        { m = Where(mask, ones, half) y = Mul(x, m) }"""
+    proto = parsed(text, ones=np.ones((1, 2, 5), np.float32), half=np.float32(0.5))
+    x, mask = RNG.normal(size=(3, 2, 5)).astype(np.float32), RNG.random((3, 1, 5)) < 0.6
+    (expected,) = ReferenceEvaluator(proto).run(None, {"x": x, "mask": mask})
+    np.testing.assert_allclose(lrpfast.from_onnx(proto).predict([x, mask]), expected, rtol=1e-6)

@@ -359,6 +359,22 @@ def test_functions_in_several_nodes(name, shape):
     assert [la.function for la in model.layers if isinstance(la, lrpfast.layers.Activation)] == [function]
 
 
+def test_functions_of_sums_of_functions():
+    """Residual blocks: what a GELU is of goes back to the first block by sums and products alone."""
+    blocks = 6
+    nodes, x = [], "x"
+    for i in range(blocks):
+        nodes += [("MatMul", [x, "kernel"], [f"m{i}"], {}), ("Add", [x, f"m{i}"], [f"s{i}"], {})]
+        rename = {"x": f"s{i}", "y": f"y{i}" if i < blocks - 1 else "y", **{k: f"{k}{i}" for k in "abcd"}}
+        nodes += [(op, [rename.get(n, n) for n in ins], [rename[n] for n in outs], {})
+                  for op, ins, outs, _ in gelu_erf(True)]  # fmt: skip
+        x = f"y{i}"
+    constants = {k: np.array(NUMBERS[k]) for k in ("root2", "one", "half")}
+    model = check(nodes, (4,), {**constants, "kernel": w(4, 4)}, tolerance=1e-6)
+    functions = [layer.function for layer in model.layers if isinstance(layer, lrpfast.layers.Activation)]
+    assert functions == ["gelu"] * blocks
+
+
 @pytest.mark.parametrize("with_parameters", (True, False))
 @pytest.mark.parametrize("square", ("Pow", "Mul"))
 def test_layer_norm_in_several_nodes(with_parameters, square):

@@ -129,6 +129,28 @@ def test_single_steps_and_cells_of_an_unrolled_layer(before):
     assert cell.shape == (4, UNITS)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_steps_on_a_later_axis(axis):
+    """As exporters read the columns of an image: (channels, steps) or (channels, steps, rows)."""
+    shape = (2, STEPS) if axis == 2 else (1, STEPS, 2)
+    weights, g = weights_of("LSTM"), Graph()
+    image = g.add("Reshape", "x", [0, *shape])
+    h = c = g.add("Expand", 0.0, g.add("Concat", g.add("Slice", g.add("Shape", "x"), [0], [1]), [UNITS], axis=0))
+    kernel, recurrent, bias = weights
+    for t in range(STEPS):
+        row = g.add("Reshape", g.add("Gather", image, t, axis=2), [0, FEATURES])
+        ours = g.add("Gemm", row, kernel.T.copy(), bias, transB=1)
+        h, c = step(g, "LSTM", ours, g.add("Gemm", h, recurrent.T.copy(), transB=1), h, c)
+    model = lrpfast.from_onnx(g.model([h]))
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("LSTM") == 1 and "Dense" not in kinds
+    x = np.random.default_rng(9).normal(size=(4, STEPS, FEATURES))
+    sequence = np.moveaxis(x.reshape(4, *shape), 2, 1).reshape(4, STEPS, FEATURES)
+    expected = lrpfast.from_layers([layer_of("LSTM", weights)], input_shape=(STEPS, FEATURES))
+    last = expected.predict(sequence, precision="float64")[:, -1]
+    np.testing.assert_allclose(model.predict(x, precision="float64"), last, atol=1e-12)
+
+
 def test_layers_above_each_other():
     """The second layer takes the first one's sequence."""
     g, rows, _ = unrolled("SimpleRNN", weights_of("SimpleRNN"))

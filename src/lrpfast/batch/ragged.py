@@ -36,6 +36,7 @@ POSITIONS, MOST_SAMPLES = 1 << 15, 1 << 13
 #: The options of a stream that need samples of one shape, and why.
 _REFUSED = {
     "statistics": "statistics are of maps whose features all samples share; {sums} in the output has each sample's sum",
+    "conditions": "samples of different lengths are explained as a whole",
     "layers": "hidden layers of samples of different lengths are not written to files",
     "mask": "a mask is a grid that all samples share",
     "cluster": "one process explains samples of different lengths",

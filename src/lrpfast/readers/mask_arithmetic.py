@@ -196,6 +196,7 @@ def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
     builder = node.builder
     low, high = scalar(node, a), scalar(node, b)
     if isinstance(condition, Condition):
+        low, high = (_one_number(node, x, condition) if n is None else n for x, n in ((a, low), (b, high)))
         if low is not None and high is not None:
             return condition.map(lambda v: low if v else high)
         for number, other, where in ((low, b, condition), (high, a, condition.negated())):
@@ -226,6 +227,20 @@ def chosen(node: Context, condition: Any, a: Any, b: Any) -> Any:
             return hide(builder, masked, there, plain)
     mask, x, y = node.operands(condition, a, b)
     return choose(builder, np.asarray(mask).astype(bool), x, y)
+
+
+def _one_number(node: Context, x: Any, condition: Condition) -> float | None:
+    """The number of a constant that holds one alone, in no larger shape than a condition's."""
+    pair = node.known_pair(x)
+    if not isinstance(pair, tuple) or pair[0].ndim > condition.tensor.rank or not all(a.size for a in pair):
+        return None
+    number = pair[0].ravel()[0]
+    if not all((a == number).all() for a in pair):
+        return None
+    sizes = node.sample_array(x, condition.tensor).shape
+    shape = condition.tensor.shape if condition.expanded is None else condition.expanded
+    fits = all(n in (1, m) for n, m in zip(sizes[::-1], shape[::-1], strict=False))
+    return float(number) if fits else None
 
 
 def _hidden(number: float, holds: Any) -> float:

@@ -69,6 +69,11 @@ class Obstacles:
         if (item.kind, item.location, item.problem) not in {(i.kind, i.location, i.problem) for i in self._items}:
             self._items.append(item)
 
+    @property
+    def kinds(self) -> set[str]:
+        """What is not read: operators, classes of layers."""
+        return {item.kind for item in self._items}
+
     def check(self) -> None:
         """UnsupportedLayerError that names all of them; nothing where there is none."""
         if not self._items:

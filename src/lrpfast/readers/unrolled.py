@@ -35,13 +35,43 @@ _ROW = "row"
 
 
 @dataclass(frozen=True)
+class _Source:
+    """A node that holds a sequence: its steps lie along one axis, the features of a step along all others."""
+
+    node: int
+    shape: tuple[int, ...]
+    axis: int
+
+    @property
+    def steps(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The axes, that of the steps first."""
+        return (self.axis, *(a for a in range(len(self.shape)) if a != self.axis))
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """What the node holds where the sequence is x: (samples, steps, features)."""
+        first = x.reshape(len(x), *(self.shape[a] for a in self.order))
+        return np.moveaxis(first, 1, self.axis + 1)
+
+    def sequence(self, new: _Rebuilt, node: int) -> int:
+        """The node of the sequence (steps, features) in a new graph."""
+        if self.axis:
+            node = new.add(L.Permute(self.order), node, part="steps")
+        features = math.prod(self.shape) // self.steps
+        return node if len(self.shape) == 2 else new.add(L.Reshape((self.steps, features)), node, part="rows")
+
+
+@dataclass(frozen=True)
 class _Chain:
     """Products by one recurrent kernel, each of what became of the one before, and where the sequence may come from."""
 
     products: tuple[int, ...]
     recurrent: np.ndarray
     kernel: np.ndarray
-    sources: tuple[int, ...]
+    sources: tuple[_Source, ...]
 
     @property
     def scaled(self) -> np.ndarray:
@@ -98,12 +128,18 @@ class _Graph:
         if kernel.shape[1] != recurrent.shape[1] or not all(np.array_equal(kernel, k) for k in kernels):  # type: ignore[arg-type]
             return None
         paths = [list(self._upstream(self.nodes[i][1][0])) for i in others]
-        sources = [
-            i
-            for i in paths[0]
-            if all(i in path for path in paths) and len(self.shapes[i]) == 2 and self.shapes[i][1] == len(kernel)
-        ]
+        shared = [i for i in paths[0] if all(i in path for path in paths)]
+        sources = [source for i in shared for source in self._sources(i, len(kernel))]
         return _Chain(tuple(group), recurrent, kernel, tuple(sources))
+
+    def _sources(self, i: int, features: int) -> Iterator[_Source]:
+        """The sequences of so many features that a node may hold."""
+        shape = tuple(n for n in self.shapes[i] if n is not None)
+        if len(shape) < len(self.shapes[i]) or len(shape) < 2:
+            return
+        for axis, steps in enumerate(shape):
+            if 2 <= steps <= _MOST_STEPS and math.prod(shape) == steps * features:
+                yield _Source(i, shape, axis)
 
     def _upstream(self, i: int) -> Iterator[int]:
         """The nodes that a node's values come from by moves alone, itself first."""
@@ -148,16 +184,13 @@ def fuse_recurrent(
             graph = replaced
 
 
-def _recognised(graph: _Graph, chain: _Chain, source: int) -> _Graph | None:
+def _recognised(graph: _Graph, chain: _Chain, source: _Source) -> _Graph | None:
     """The graph with a layer in the place of the steps, which take their rows from one node."""
-    steps = graph.shapes[source][0]
-    if steps is None or not 2 <= steps <= _MOST_STEPS:
-        return None
-    x = np.random.default_rng(0).normal(size=(_SAMPLES, steps, len(chain.kernel)))
-    values = _values(graph, chain, source, x)
+    x = np.random.default_rng(0).normal(size=(_SAMPLES, source.steps, len(chain.kernel)))
+    values = _values(graph, chain, source.node, source.values(x))
     if chain.products[-1] not in values:
         return None
-    del values[source]
+    del values[source.node]
     numbers = np.sort(np.concatenate([value.ravel() for value in values.values()]))
     biases = _biases(graph, chain, values)
     cells = zip(*(candidates(chain.kernel, array, biases) for array in (chain.recurrent, chain.scaled)), strict=True)
@@ -317,10 +350,10 @@ class _Rebuilt:
         return at
 
 
-def _replaced(graph: _Graph, chain: _Chain, source: int, layer: Any, results: Mapping[int, _Result]) -> _Graph:
+def _replaced(graph: _Graph, chain: _Chain, source: _Source, layer: Any, results: Mapping[int, _Result]) -> _Graph:
     """The graph whose results come from the layer."""
-    needed = graph.used({**results, source: None}) | {source}
-    pending = [source]
+    needed = graph.used({**results, source.node: None}) | {source.node}
+    pending = [source.node]
     while pending:
         inputs = graph.nodes[pending.pop()][1]
         pending.extend(j for j in inputs if j not in needed)
@@ -337,12 +370,12 @@ def _replaced(graph: _Graph, chain: _Chain, source: int, layer: Any, results: Ma
             new.number[i] = at
         elif i in needed:
             new.number[i] = new.append(old, *(new.number[j] for j in inputs))
-        if i == source:
-            rows = _laid_out(new, layer, new.number[i], graph.shapes[i][0], set(results.values()))
+        if i == source.node:
+            rows = _laid_out(new, layer, source.sequence(new, new.number[i]), source.steps, set(results.values()))
     return _Graph(new.nodes, new.shapes, [new.number[i] for i in graph.outputs])
 
 
-def _laid_out(new: _Rebuilt, layer: Any, source: int, steps: Any, results: set[_Result]) -> dict[_Result, int]:
+def _laid_out(new: _Rebuilt, layer: Any, source: int, steps: int, results: set[_Result]) -> dict[_Result, int]:
     """The nodes of a layer's results."""
     kinds = {SEQUENCE if result.kind == _ROW else result.kind for result in results}
     nodes = lay_out(new.add, layer, (source,), steps, [kind for kind in (SEQUENCE, HIDDEN, CELL) if kind in kinds])

@@ -39,7 +39,7 @@ def read_h5(path: Path, custom_objects: Any = None, input_shape: InputShapes | N
         config = hdf5.text(file, "model_config")
         weights = hdf5.subgroup(file, "model_weights") or file
         if config is None:
-            names = ("layers", "_layer_checkpoint_dependencies")
+            names = ("layers", "_layer_checkpoint_dependencies", "vars")
             if hdf5.strings(weights, "layer_names") is None and all(hdf5.child(file, name) is None for name in names):
                 raise ModelFormatError(
                     "an HDF5 file, but not one that Keras wrote (no model_config, no layer weights). If it holds data, "

@@ -1,4 +1,7 @@
-"""If and Loop whose conditions and counts are known while reading: the branch that is taken, the loop unrolled."""
+"""If and Loop: the branch that is taken, the loop unrolled, as far as conditions and counts are known while reading.
+
+Of an If whose condition the model computes, both branches are, and each sample selects.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelFormatError
+from ..conditions import is_condition
 from .file import Branch, Node
 from .fold import FoldedValue
 from .obstacles import UNREAD
@@ -57,6 +61,19 @@ def branch(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any
     inner = _inner(graph, values, {})
     run(graph.nodes, inner)
     return [inner[name] for name in graph.outputs]
+
+
+def branches(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[tuple[Any, Any]] | None:
+    """What both branches of an If give that chooses by a comparison of what the model computes; None of any other."""
+    if node.op != "If" or not is_condition(values.get(node.inputs[0])):
+        return None
+    results = []
+    for key in ("then_branch", "else_branch"):
+        graph = subgraph(node, key, opset)
+        inner = _inner(graph, values, {})
+        run(graph.nodes, inner)
+        results.append([inner[name] for name in graph.outputs])
+    return list(zip(*results, strict=True))
 
 
 def loop(node: Node, values: dict[str, Any], opset: int, run: Run) -> list[Any]:

@@ -27,17 +27,17 @@ from ...model.graph import Model
 from ...model.layers import Shape
 from ..batch_axis import BatchAxis
 from ..channels_first import Builder, Flat, Tensor, Value
-from ..conditions import CONDITIONS, is_condition, moved
+from ..conditions import CONDITIONS, compared_value, is_condition, moved
 from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from ..masks import Condition
 from ..untrusted import check_products
 from .context import NodeContext
-from .control_flow import CONTROL, subgraph
+from .control_flow import CONTROL, branches, subgraph
 from .dynamic_quantize import ON_SCALED, scaled
 from .file import File, Input, Node, read
 from .fold import BY_LAYERS, FOLDED, OF_ROWS, OF_SAMPLES, FoldedValue, fold
 from .loops import recurrent_loop
-from .obstacles import LAYERS, QUANTIZED, UNREAD, NodeObstacles
+from .obstacles import LAYERS, NO_LAYERS, QUANTIZED, UNREAD, NodeObstacles
 from .ops import OPERATORS
 from .patterns import Matcher
 from .quantize import ON_QUANTIZED, ROUNDING, on_quantized
@@ -63,6 +63,15 @@ _QUANTIZED = (
     "the file is quantized: its whole numbers are read as the numbers that they approximate. Limits are kept, rounding "
     "is not, so predictions differ from the file's by that rounding"
 )
+
+#: What a file computes whose nodes fit one sample alone.
+_ONE_SAMPLE = (
+    "the file computes one sample at a time, though it leaves the batch's size open: its nodes do not fit more. It is "
+    "read as it computes one"
+)
+
+#: What takes some samples of a batch on purpose.
+_SELECTING = ("Slice", "Split", "Gather", "GatherND", "GatherElements", "Compress")
 
 #: What makes one batch of inputs that begin with axes of different sizes.
 _ONE_BATCH = (
@@ -149,14 +158,31 @@ def _file_size(model: Any) -> int:
 
 def build(file: File) -> Model:
     """The Model of a graph."""
+    obstacles = NodeObstacles()
+    batches = _batches([item for item in file.inputs if not item.problem], obstacles)
+    try:
+        return _build(file, batches, obstacles)
+    except (UnsupportedLayerError, ModelFormatError):
+        if batches != BATCHES or not obstacles.kinds.isdisjoint(_SELECTING):
+            raise
+        try:  # exporters may write the 1 of their example into the file, so that it computes nothing else
+            model = _build(file, (1, 1), NodeObstacles())
+        except (UnsupportedLayerError, ModelFormatError):
+            model = None
+        if model is None:
+            raise
+    warnings.warn(_ONE_SAMPLE, stacklevel=2)
+    return model
+
+
+def _build(file: File, batches: tuple[int, int], obstacles: NodeObstacles) -> Model:
+    """The Model of a graph, by the shapes that it has for two sizes of the batch."""
     builder = _NamedBuilder(file.outputs)
     constants = _constants(file)
     outputs = [name for name in file.outputs if name not in file.labels] or file.outputs
     planned = _planned(file, outputs, Matcher(file.nodes, constants, file.outputs))
     values: dict[str, Any] = {name: FoldedValue(array, array) for name, array in constants.items()}
     masks = mask_inputs(file, constants)
-    obstacles = NodeObstacles()
-    batches = _batches([item for item in file.inputs if not item.problem], obstacles)
     for item in file.inputs:
         if item.problem:
             obstacles.add_input(item)
@@ -259,6 +285,9 @@ class _GraphReader:
         layer = self._loop(node, values) if node.op == "Loop" else None
         if layer is not None:
             return layer
+        pairs = branches(node, values, self.opset, self.run)
+        if pairs is not None:
+            return [self._selected(node, args[0], pair) for pair in pairs]
         if node.op in CONTROL:
             return CONTROL[node.op](node, values, self.opset, self.run)
         if any(arg is UNREAD for arg in args):
@@ -316,17 +345,26 @@ class _GraphReader:
         self.builder.scope = node.name
         return recurrent_loop(node, graph, values, self.builder)
 
+    def _selected(self, node: Node, condition: Any, pair: tuple[Any, Any]) -> Any:
+        """An output of an If: of one branch or the other, for each sample."""
+        if any(value is UNREAD for value in pair):
+            return UNREAD
+        if any(n != 1 for n in compared_value(condition).shape):
+            raise node.unsupported("chooses by more than one value of a sample")
+        return self._built(replace(node, op="Where", attributes={}), [condition, *pair])[0]
+
     def _built(self, node: Node, args: list[Any]) -> list[Any]:
         context = NodeContext(node, args, self.builder, self.opset, self.batches, self.inputs, self.whole)
         return context.run(OPERATORS[node.op])
 
     def _unknown(self, node: Node) -> UnsupportedLayerError:
         if node.op in LAYERS:
-            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", QUANTIZED.get(node.op, ""))
+            remedy = QUANTIZED.get(node.op) or NO_LAYERS.get(node.op, "")
+            return node.unsupported(f"{LAYERS[node.op]}, which lrpfast does not read", remedy)
         domain = node.op.rpartition(".")[0]
         # those of another domain, or of whole numbers, are no help
         known = [op for op in known_operators() if op.rpartition(".")[0] in ("", domain) and op not in ROUNDING]
-        remedy = _REMEDIES.get(node.op) or QUANTIZED.get(node.op) or f"These work: {', '.join(known)}"
+        remedy = _REMEDIES.get(node.op) or f"These work: {', '.join(known)}"
         return node.unsupported("is of an operator that lrpfast does not read on what the model computes", remedy)
 
 

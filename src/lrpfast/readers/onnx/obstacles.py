@@ -18,6 +18,15 @@ QUANTIZED = dict.fromkeys(
     "Load the float model that was quantized",
 )
 
+#: Models without layers, and what explains them.
+NO_LAYERS = {
+    **{
+        f"ai.onnx.ml.TreeEnsemble{kind}": "Relevance goes through layers; SHAP explains trees"
+        for kind in ("", "Classifier", "Regressor")
+    },
+    **{f"ai.onnx.ml.SVM{kind}": "LinearSVC and LinearSVR are read" for kind in ("Classifier", "Regressor")},
+}
+
 #: Operators that a user knows by name, and what to call them: they come first, before the moves around them.
 LAYERS = {
     **{op: "is a recurrent layer" for op in ("LSTM", "GRU", "RNN")},
@@ -28,6 +37,7 @@ LAYERS = {
     **{op: "is a loop" for op in ("Loop", "Scan")},
     "If": "is a choice",
     **dict.fromkeys(QUANTIZED, "computes with quantized weights inside"),
+    **{op: "consists of decision trees" if "Tree" in op else "is a support vector machine" for op in NO_LAYERS},
 }
 
 

@@ -7,6 +7,7 @@ node of a name of ours (it ends in "*") stands for them, under the name of the l
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -122,7 +123,7 @@ class Matcher:
 
     def _recognised(self, root: Node) -> Node | None:
         inside, edge, curved = self._around(root)
-        if not curved or len(edge) > _MOST_NODES or len(inside) < 2:
+        if not curved or len(inside) < 2:
             return None
         for base in sorted(edge, key=lambda name: self.rank.get(name, -1)):  # the widest pattern first
             known: dict[str, Formula | None] = {base: X}
@@ -137,11 +138,14 @@ class Matcher:
         return None
 
     def _around(self, root: Node) -> tuple[set[str], set[str], bool]:
-        """What the root may be a formula of: values that such operators make, what these take, and if one is curved."""
+        """What the root may be a formula of: values that such operators make, what these take, and if one is curved.
+
+        The nearest come first: sums of residual blocks may go back to the first of them.
+        """
         inside, edge, any_curved = {root.outputs[0]}, set(), False
-        stack = [(root, 0)]
-        while stack:
-            node, depth = stack.pop()
+        queue = deque([(root, 0)])
+        while queue:
+            node, depth = queue.popleft()
             depth += node.op in _CURVED
             any_curved = any_curved or depth > 0
             for name in node.inputs:
@@ -150,7 +154,7 @@ class Matcher:
                 producer = self.producer.get(name)
                 if producer is not None and producer.op in _PARTS and depth < _DEEPEST and len(inside) < _MOST_NODES:
                     inside.add(name)
-                    stack.append((producer, depth))
+                    queue.append((producer, depth))
                 edge.add(name)
         return inside, edge, any_curved
 
