@@ -7,6 +7,7 @@ import pytest
 
 import lrpfast
 from lrpfast import layers as L
+from lrpfast.engine.padded_layers import Planned
 from lrpfast.engine.padding import Padding
 from lrpfast.readers.open_model import OpenModel
 
@@ -101,6 +102,60 @@ def test_padded_samples_have_the_bits_of_each_alone(kind, pool, rule, precision)
         np.testing.assert_array_equal(got, expected[0][0] if masked else expected[0])
         np.testing.assert_array_equal(predicted[i], model.predict(alone, precision=precision)[0])
         assert not masked or not relevance[1][i].any()
+
+
+def same_balance(balance, i, own):
+    """The figures of the i-th sample have the bits of an explanation of it alone; steps after its last one are NaN."""
+    assert (balance.layer, balance.rule) == (own.layer, own.rule)
+    for figure in ("incoming", "outgoing", "bias", "stabilizer", "lost", "amplification"):
+        np.testing.assert_array_equal(getattr(balance, figure)[i], getattr(own, figure)[0], f"{own.layer}: {figure}")
+    assert (balance.steps is None) == (own.steps is None)
+    for figure in vars(own.steps or object) if own.steps else ():
+        steps, alone = getattr(balance.steps, figure)[i], getattr(own.steps, figure)[0]
+        np.testing.assert_array_equal(steps[: len(alone)], alone, f"{own.layer}: {figure}")
+        assert np.isnan(steps[len(alone) :]).all()
+
+
+@pytest.mark.filterwarnings("ignore::lrpfast.RelevanceWarning")
+@pytest.mark.parametrize("rule", ["attn_lrp", "cp_lrp", "epsilon", "input_t_gradient"])
+@pytest.mark.parametrize(("kind", "pool"), list(itertools.product(KINDS, POOLS)))
+def test_explanations_of_padded_samples_have_the_bits_of_each_alone(kind, pool, rule):
+    """Relevance, outputs, targets, the relevance of every layer, and the balance."""
+    masked = kind == "mask"
+    model = opened(lambda n: network(kind, pool, n), 2 if masked else 1)
+    analyzer = lrpfast.Analyzer(model, rule, device="cpu")
+    ids = samples()
+    whole = analyzer.explain([ids, [np.ones(len(i)) for i in ids]] if masked else ids, layers=True)
+    assert padded_lengths(analyzer), "this model's samples should be padded"
+    for i, one in enumerate(ids):
+        own = analyzer.explain([one[None], np.ones((1, len(one)))] if masked else one[None], layers=True)
+        pairs = zip(whole.relevance, own.relevance, strict=True) if masked else [(whole.relevance, own.relevance)]
+        for relevance, alone in pairs:
+            np.testing.assert_array_equal(relevance[i], alone[0])
+        np.testing.assert_array_equal(whole.output[i], own.output[0])
+        assert whole.target[i] == own.target[0]
+        assert list(whole.layers) == list(own.layers)
+        for name, alone in own.layers.items():
+            np.testing.assert_array_equal(whole.layers[name][i], alone[0], name)
+        for balance, alone in zip(whole.conservation, own.conservation, strict=True):
+            same_balance(balance, i, alone)
+
+
+def test_explanations_of_tensors_and_by_name():
+    """Layers of one size are one array, others a list; relevance of tensors comes back as tensors."""
+    torch = pytest.importorskip("torch")
+    analyzer = lrpfast.Analyzer(opened(lambda n: network("whole", "first", n)), "attn_lrp", target=1, device="cpu")
+    ids = samples()
+    whole = analyzer.explain(ids, layers=True)
+    tensors = analyzer.explain({"ids": [torch.tensor(i) for i in ids]}, layers=True)
+    assert padded_lengths(analyzer) and analyzer.explain(ids).layers is None
+    assert isinstance(whole.layers["flatten_1"], np.ndarray)
+    for name, own in whole.layers.items():
+        for i, n in enumerate(LENGTHS):
+            np.testing.assert_array_equal(own[i], tensors.layers[name][i])
+            assert not isinstance(own, list) or n in own[i].shape or n * WIDTH in own[i].shape
+    for i in range(len(ids)):
+        np.testing.assert_array_equal(tensors.relevance["ids"][i].numpy(), whole.relevance[i])
 
 
 def test_neighbours_and_their_order_do_not_matter():
@@ -275,7 +330,7 @@ def test_the_cheapest_buckets(seed, per_compile):
     rng = np.random.default_rng(seed)
     lengths, compiled = rng.integers(2, 60, 12).tolist(), rng.integers(2, 70, seed).tolist()
     model = opened(lambda n: network("whole", "first", n))
-    padding = Padding(model, lambda fixed: (fixed, None))
+    padding = Padding(model, lambda fixed: Planned(fixed, None))
     padding.positions_per_compile = per_compile
     ends = padding.buckets([*lengths, 1, 0], compiled)
     assert ends[-2:] == [1, 0] and all(end >= n for end, n in zip(ends, lengths, strict=False))

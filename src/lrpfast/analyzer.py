@@ -328,7 +328,8 @@ class Analyzer(DatasetMethods, ConceptMethods):
         x, target
             As in `analyze`; one target per sample.
         layers : bool
-            Whether to return the relevance of every layer's output, too.
+            Whether to return the relevance of every layer's output, too. Of samples of different lengths, it is a
+            list of arrays where it is as long as they are.
 
         Returns
         -------

@@ -230,8 +230,25 @@ def _stabilized(z: np.ndarray, value: float, kind: str) -> np.ndarray:
     return z + np.where(z >= 0, value, -value)
 
 
-def layer_balance(trace: LayerTrace, buffers: dict[int, np.ndarray], samples: int) -> dict[str, np.ndarray]:
-    """The figures of one layer from a traced run's buffers; Σ|R| in and out beside them."""
+def _sum_in_order(values: np.ndarray) -> np.ndarray:
+    """Σ over the second axis, one value after the other: zeros between values, as padding has them, change no bit."""
+    total: np.ndarray = np.add.accumulate(values, 1)[:, -1] if values.shape[1] else np.zeros(len(values))
+    return total
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    total: np.ndarray = values.sum(1)
+    return total
+
+
+def layer_balance(
+    trace: LayerTrace, buffers: dict[int, np.ndarray], samples: int, *, in_order: bool = False
+) -> dict[str, np.ndarray]:
+    """The figures of one layer from a traced run's buffers; Σ|R| in and out beside them.
+
+    ``in_order`` makes them the same bits where samples are padded.
+    """
+    total = _sum_in_order if in_order else _sum
 
     def value(source: Any) -> np.ndarray:
         if isinstance(source, np.ndarray):
@@ -255,34 +272,34 @@ def layer_balance(trace: LayerTrace, buffers: dict[int, np.ndarray], samples: in
             s = np.where(open_, s, 0.0)  # two groups may share a buffer
         if g.bias is not None:
             b = np.resize(g.bias.astype(np.float64), s.shape[1])
-            bias += c * (s * b).sum(1)
+            bias += c * total(s * b)
         dead = np.broadcast_to(z == 0, s.shape)
         stabilizer_part = s * (_stabilized(z, g.group.stabilizer.value, g.group.stabilizer.kind) - z)
-        stabilizer += c * np.where(dead, 0.0, stabilizer_part).sum(1)
+        stabilizer += c * total(np.where(dead, 0.0, stabilizer_part))
         share -= c * (open_ & ~dead)
-    total_in, total_out = incoming.sum(1), outgoing.sum(1)
+    total_in, total_out = total(incoming), total(outgoing)
     if trace.remainder:
         lost = total_in - total_out - bias - stabilizer
     elif share is not None:
-        lost = (incoming * share).sum(1)
+        lost = total(incoming * share)
     largest = np.zeros(samples)
     steps: dict[str, np.ndarray] = {}
     if trace.steps is not None:
         steps, largest = _step_figures(trace, value, incoming, samples)
-        bias, stabilizer = steps["bias"].sum(1), steps["stabilizer"].sum(1)
-        lost = steps["lost"].sum(1)
+        bias, stabilizer = total(steps["bias"]), total(steps["stabilizer"])
+        lost = total(steps["lost"])
         if len(trace.outgoing) == 1:  # initial states that are constant
             lost = lost + steps["states"][:, -1 if trace.steps.recurrence.backwards else 0]
     if trace.lost_at is not None:
-        lost = lost + incoming[:, trace.lost_at].sum(1)
+        lost = lost + total(incoming[:, trace.lost_at])
     return {
         "incoming": total_in,
         "outgoing": total_out,
         "bias": bias,
         "stabilizer": stabilizer,
         "lost": lost,
-        "absolute_in": np.abs(incoming).sum(1),
-        "absolute_out": np.maximum(np.abs(outgoing).sum(1), largest),
+        "absolute_in": total(np.abs(incoming)),
+        "absolute_out": np.maximum(total(np.abs(outgoing)), largest),
         **{f"steps_{key}": figure for key, figure in steps.items()},
     }
 

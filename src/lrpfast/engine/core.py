@@ -339,7 +339,7 @@ class AnalyzerCore(ConditionalRuns, AveragedGradients, Variants):
                 else:
                     selected.put(relevance, array[part])
             for trace, figure in zip(lowered.layers, figures, strict=True) if balanced else ():
-                figure.append(layer_balance(trace, buffers, len(piece)))
+                figure.append(layer_balance(trace, buffers, len(piece), in_order=self.of_open))
         joined = [{key: np.concatenate([p[key] for p in figure]) for key in figure[0]} for figure in figures if figure]
         relevance = self.layout.unpack(like(rows, inputs))
         output = self.layout.unpack_output(like(output_rows, inputs))

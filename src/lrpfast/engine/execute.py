@@ -17,9 +17,9 @@ from . import sequences
 from .inputs import PRECISIONS, check_precision
 from .io_layout import IOLayout
 from .lower import lower_forward
+from .padded_layers import Planned
 from .padding import Padding
 from .planner import make_plan
-from .row_selection import select_early
 from .threads import check_threads, get_num_threads
 
 
@@ -118,8 +118,8 @@ _predictors: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], Predictor]] 
 _paddings: weakref.WeakKeyDictionary[Model, Padding] = weakref.WeakKeyDictionary()
 
 
-def _forward(model: Model) -> tuple[Model, None]:
-    return select_early(model, None).model, None
+def _forward(model: Model) -> Planned:
+    return Planned(model, None)
 
 
 def _padding_of(model: Model) -> Padding:

@@ -47,11 +47,8 @@ from ..model.layers import (
 from ..rules import Pass
 from ..rules.composites import Assignment
 from ..rules.sides import carries_relevance
+from .padded_layers import Axes, PaddedLayer, Planned, Shape, layers_of, ragged_axes
 
-Shape = tuple[int, ...]
-#: A model and the rules of its layers, None for the forward pass alone.
-Planned = tuple[Model, Assignment | None]
-Axes = frozenset[int]
 _NONE: Axes = frozenset()
 
 
@@ -68,12 +65,18 @@ class PaddedModel:
     masks : tuple of str
         The model's last inputs, which the original does not have: "own" is 1 at each of a sample's own positions,
         (length,), "last" at the last one alone, (1, length).
+    layers : tuple of PaddedLayer
+        All layers of the model that is explained.
+    moves : frozenset of str
+        The names of layers that select each sample's last row.
     """
 
     model: Model
     assignment: Assignment | None
     length: int
     masks: tuple[str, ...]
+    layers: tuple[PaddedLayer, ...]
+    moves: frozenset[str]
 
     def mask_values(self, lengths: Sequence[int]) -> list[np.ndarray]:
         """The values of the additional inputs, for samples of these lengths."""
@@ -87,20 +90,23 @@ def fit_padding(long: Planned, short: Planned, length: int, shorter: int) -> Pad
 
     Parameters
     ----------
-    long, short : pair of a Model and an Assignment, or None in its place
-        One model for samples of both lengths, its late selections moved up (`row_selection.select_early`).
+    long, short : Planned
+        One model for samples of both lengths.
     length, shorter : int
     """
-    rules = long[1].rules.values() if long[1] else ()
+    assignment = long.early.assignment
+    rules = assignment.rules.values() if assignment else ()
     if any(rule.has_arrays for rule in rules):
         return None
-    walk = _Walk(long[0], short[0], length, shorter)
-    first = min(walk.masked | walk.last, default=len(long[0].nodes))
-    if not walk.fits or first < long[0].inputs[-1]:  # masks come after all inputs
+    model = long.early.model
+    walk = _Walk(model, short.early.model, length, shorter)
+    first = min(walk.masked | walk.last, default=len(model.nodes))
+    layers = layers_of(long, short, length, shorter)
+    if not walk.fits or layers is None or first < model.inputs[-1]:  # masks come after all inputs
         return None
     # what stabilizes sums of scores and masks counts the masks
     counted = any(getattr(rule, "masks", False) for rule in rules)
-    return None if walk.masked and counted else _Builder(walk, long).padded()
+    return None if walk.masked and counted else _Builder(walk, assignment).padded(layers)
 
 
 class _Refused(Exception):  # noqa: N818 - it ends a walk
@@ -145,10 +151,9 @@ class _Walk:
         self.ragged: list[Axes] = []
         self.fits = len(long.nodes) == len(short.nodes) and long.outputs == short.outputs
         for a, b in pairs if self.fits else ():
-            alike = type(a.layer) is type(b.layer) and a.inputs == b.inputs and len(a.shape) == len(b.shape)
-            both = list(zip(a.shape, b.shape, strict=True)) if alike else [(1, 2)]
-            self.fits = self.fits and all(p == q or p * m == q * n for p, q in both)  # type: ignore[operator]
-            self.ragged.append(frozenset(axis for axis, (p, q) in enumerate(both) if p != q))
+            ragged = ragged_axes(a.shape, b.shape, n, m)
+            self.fits = self.fits and type(a.layer) is type(b.layer) and a.inputs == b.inputs and ragged is not None
+            self.ragged.append(ragged or _NONE)
         self.fits = self.fits and not any(self.ragged[i] for i in long.outputs)
         if self.fits:
             try:
@@ -361,8 +366,8 @@ _LAYERS: tuple[tuple[Any, Callable[[_Walk, int, Any], Axes]], ...] = (
 class _Builder:
     """The padded model, from what a walk found."""
 
-    def __init__(self, walk: _Walk, long: Planned) -> None:
-        self.walk, (self.source, self.rules) = walk, long
+    def __init__(self, walk: _Walk, assignment: Assignment | None) -> None:
+        self.walk, self.source, self.rules = walk, walk.long, assignment
         self.layers: list[tuple[Layer, tuple[int, ...]]] = []
         self.names = {node.name for node in self.source.nodes}
         self.masks: dict[str, int] = {}
@@ -370,8 +375,8 @@ class _Builder:
         #: The names of layers that hand relevance on as it is.
         self.moves: set[str | None] = set()
 
-    def padded(self) -> PaddedModel:
-        """The model and its rules."""
+    def padded(self, layers: tuple[PaddedLayer, ...]) -> PaddedModel:
+        """The model, its rules, and where it has the layers that are explained."""
         walk, nodes = self.walk, self.source.nodes
         at: list[int] = []
         for i, node in enumerate(nodes):
@@ -392,7 +397,8 @@ class _Builder:
             rules |= {i: Pass() for i, (layer, _) in enumerate(self.layers) if layer.name in self.moves}
             activations = {at[i]: rule for i, rule in self.rules.activations.items()}
             assignment = Assignment(rules, activations, kept=frozenset(at[i] for i in self.rules.kept))
-        return PaddedModel(model, assignment, walk.length, tuple(self.masks))
+        moves = frozenset(name for name in self.moves if name is not None)
+        return PaddedModel(model, assignment, walk.length, tuple(self.masks), layers, moves)
 
     def _add(self, layer: Layer, *inputs: int) -> int:
         self.layers.append((layer, inputs))

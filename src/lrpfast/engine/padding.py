@@ -11,7 +11,8 @@ import numpy as np
 from ..errors import LrpfastError
 from ..model.graph import Model
 from ..model.layers import Embedding
-from .padded_model import PaddedModel, Planned, fit_padding
+from .padded_layers import Planned
+from .padded_model import PaddedModel, fit_padding
 
 #: Lengths to which samples are padded are multiples of a power of two, this many between a power and the next one, so
 #: that calls with other lengths meet few programs. Twice as many took as long on random lengths.

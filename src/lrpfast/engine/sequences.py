@@ -19,6 +19,7 @@ from .balance import FIELDS, Balance, Conservation, StepBalance
 from .explanation import Explanation
 from .growth import warn
 from .inputs import as_real, is_array
+from .padded_explanation import own_parts
 from .padded_model import PaddedModel
 from .padding import Padding, open_axes
 
@@ -71,11 +72,12 @@ def arranged(model: Model, x: Any) -> tuple[Any, Sequence[str], Sequences | None
 
 @dataclass(frozen=True)
 class Group:
-    """Samples that run together: their numbers, their inputs, and, where they are padded, the model for them."""
+    """Samples that run together: their numbers, their inputs, and, where they are padded, the model and lengths."""
 
     members: list[int]
     inputs: Any
     padded: PaddedModel | None = None
+    lengths: Sequence[int] = ()
 
 
 class Sequences:
@@ -200,7 +202,7 @@ class Sequences:
         ]
         inputs = self._stacked_columns(members, shapes)
         inputs += [module_of(inputs[0]).asarray(mask) for mask in padded.mask_values(lengths)]
-        return Group(members, inputs if len(inputs) > 1 else inputs[0], padded)
+        return Group(members, inputs if len(inputs) > 1 else inputs[0], padded, lengths)
 
     def _nodes(self) -> list[Node]:
         return [self.model.nodes[i] for i in self.model.inputs]
@@ -333,10 +335,11 @@ def explain(core: Core, samples: Sequences, target: Any, layers: bool) -> Explan
 
     def compute(group: Group) -> Explanation:
         own = samples.target(target, group.members)
-        explanation: Explanation = core.fixed(group.inputs).explain(group.inputs, own, layers, group.members)
-        return explanation
+        fixed = core.fixed(group.inputs) if group.padded is None else core.for_padded(group.padded)
+        explanation: Explanation = fixed.explain(group.inputs, own, layers, group.members)
+        return explanation if group.padded is None else own_parts(explanation, group.padded, group.lengths)
 
-    parts = samples.run(compute)
+    parts = samples.run(compute, core.padding, core.padded_lengths)
     explanations = [e for _, e in parts]
     order = _order(parts)
     targets = [e.target for e in explanations]
@@ -366,7 +369,7 @@ def _order(parts: Sequence[tuple[Group, Any]]) -> np.ndarray:
 
 def _joined(order: np.ndarray, arrays: Sequence[Any]) -> Any:
     """Values of all samples in order: an array if they have one shape, else a list."""
-    if len({a.shape[1:] for a in arrays}) > 1:
+    if len({a.shape[1:] for a in arrays if not isinstance(a, list)}) > 1 or any(isinstance(a, list) for a in arrays):
         rows = [row for a in arrays for row in a]
         return [rows[i] for i in order]
     whole = module_of(as_array(arrays[0])).concatenate([as_array(a) for a in arrays])[order]

@@ -12,9 +12,9 @@ from ..errors import InputError
 from ..model.graph import Model
 from ..rules.composites import Assignment
 from . import sequences
-from .padded_model import PaddedModel, Planned
+from .padded_layers import Planned
+from .padded_model import PaddedModel
 from .padding import Padding
-from .row_selection import select_early
 from .settings import AnalyzerSettings
 
 #: The largest number of derived cores whose compiled programs are kept.
@@ -30,6 +30,8 @@ class Variants:
     model: Model
     settings: AnalyzerSettings
     is_open: bool
+    #: Whether this is a core for sizes of an open model's inputs.
+    of_open: bool = False
     _folds: Any
     _data: int
     _variants: dict[tuple[Any, ...], Any]
@@ -76,8 +78,7 @@ class Variants:
 
     def _planned(self, model: Model) -> Planned:
         """What is explained of a model of fixed sizes, and its rules, as `make_plan` would have them."""
-        early = select_early(*self._explained(model, self.settings.composite.assign(model)))
-        return early.model, early.assignment
+        return Planned(*self._explained(model, self.settings.composite.assign(model)))
 
     def _with_model(self: Core, model: Model, assignment: Assignment | None = None) -> Core:
         """A core of the same settings for the model with sizes of its inputs."""
@@ -85,7 +86,7 @@ class Variants:
         variant.model, variant.settings, variant.is_open, variant._folds = model, self.settings, False, self._folds
         shapes: list[Any] = [model.nodes[i].shape for i in model.inputs]
         variant._variants, variant._data = {}, sum(map(math.prod, shapes)) * self.settings.dtype.itemsize
-        variant._padding = None
+        variant._padding, variant.of_open = None, True
         variant._prepare(None if assignment is None else (model, assignment))
         return variant
 
