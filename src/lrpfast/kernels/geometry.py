@@ -52,3 +52,9 @@ class Geometry:
     source: tuple[int, int, int]
     out: tuple[int, int, int]
     regions: tuple[Region, ...]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no source row is a tap of two output rows."""
+        inside = [axis.index[axis.index >= 0] for region in self.regions for axis in region.axes]
+        return len(self.regions) == 1 and all(len(np.unique(index)) == len(index) for index in inside)
