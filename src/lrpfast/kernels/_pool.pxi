@@ -27,7 +27,7 @@ cdef inline Py_ssize_t window_taps(const Operation* op, const RowCoords* p, Span
 
 cdef inline Py_ssize_t rows_alike(const Region* region, RowCoords* p, Py_ssize_t most,
                                   Py_ssize_t* shift) noexcept nogil:
-    """How many rows, at most so many, have taps that lie ``shift`` source rows after the last row's; goes on to the next."""
+    """How many rows, at most so many, have taps ``shift`` source rows after those of the row before; goes past them."""
     cdef RowCoords before = p[0]
     cdef Py_ssize_t count = 1
     next_coords(region, p)
