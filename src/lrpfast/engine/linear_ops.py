@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels.contraction_ops import Contract, Divide, DivideBySign, Output, Redistribute, Share, Term, WeightsOrigin
-from ..kernels.ops import Scale, ShareRemainder
+from ..kernels.ops import Pool, PoolBack, Scale, ShareRemainder
 from ..kernels.program import Program
 from ..rules import WEIGHT_PARTS, Gradient, Pass, Product
 from . import nonlinear_ops
@@ -196,20 +196,9 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
         return [r]
     groups = [_group(builder, step, i, r) for i in range(len(step.groups))]
     used = sorted({t.group for t in step.back}) if groups else []
-    above = builder.backward[-1]
     shares = getattr(step.rule, "bias", None) == "share"
-    if (
-        isinstance(above, Redistribute)
-        and above.out == r
-        and len(used) == 1
-        and not groups[used[0]].mask
-        and not builder.trace
-        and r not in builder.stored_relevance
-        and not shares
-    ):
-        # the layer above hands over s at once: its relevance is not stored
-        groups[used[0]] = replace(groups[used[0]], out=r)
-        builder.backward[-1] = replace(above, divide=groups[used[0]])
+    if len(used) == 1 and not (groups[used[0]].mask or builder.trace or r in builder.stored_relevance or shares):
+        groups[used[0]] = _divide(builder, groups[used[0]], step.groups[used[0]].pre_activation == "activation")
     else:
         divisions = range(len(groups)) if builder.trace else used
         builder.backward.extend(_divide_by_sign(*groups) if step.by_sign else (groups[i] for i in divisions))
@@ -226,6 +215,34 @@ def backward(builder: ProgramBuilder, step: LinearPlan, r: int) -> list[int]:
     traces = () if shares else _traces(builder, step, groups)
     builder.note(step, r, outs, traces, remainder=isinstance(step.rule, Gradient) or shares)
     return outs
+
+
+def _divide(builder: ProgramBuilder, divide: Divide, activation: bool) -> Divide:
+    """Append a layer's only division, where it costs least; returns it with the buffer that it writes.
+
+    Relevance that nothing else reads is divided by what computes it, and below a max pooling before it goes to its
+    winners: only these have any, and they are where z is the pooled value. ``activation``: z is a ReLU's output.
+    """
+    r, above = divide.relevance, builder.backward[-1]
+    if isinstance(above, Redistribute) and above.out == r:
+        # the layer above hands over s at once: its relevance is not stored
+        divide = replace(divide, out=r)
+        builder.backward[-1] = replace(above, divide=divide)
+    elif activation and isinstance(above, PoolBack) and above.out == r and above.geometry.disjoint:
+        pool = next(o for o in builder.forward if isinstance(o, Pool) and o.winner == above.winner)
+        if pool.source != divide.z:
+            builder.backward.append(divide)
+            return divide
+        del builder.backward[-1]
+        pooled = replace(divide, relevance=above.relevance, z=pool.out, out=builder.buffer(builder.sizes[pool.out]))
+        if above.relevance in builder.stored_relevance:
+            builder.backward.append(pooled)
+        else:
+            pooled = _divide(builder, pooled, False)
+        builder.backward.append(replace(above, relevance=pooled.out, out=divide.out))
+    else:
+        builder.backward.append(divide)
+    return divide
 
 
 def _group(builder: ProgramBuilder, step: LinearPlan, i: int, r: int) -> Divide:

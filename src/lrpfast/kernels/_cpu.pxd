@@ -167,8 +167,10 @@ cdef extern from "compute.h":
         void (*divide_by_sign)(Py_ssize_t, const void*, const void*, const void*, const void*, double, int, void*,
                                void*) noexcept nogil
         int (*finite)(Py_ssize_t, const void*) noexcept nogil
-        void (*keep_larger)(Py_ssize_t, const void*, Py_ssize_t, void*, void*) noexcept nogil
-        void (*add_to_winner)(Py_ssize_t, const void*, const void*, Py_ssize_t, void*) noexcept nogil
+        void (*largest)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void**, const void*, void*,
+                        void*) noexcept nogil
+        void (*to_winners)(Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t, int, const void*, const void*, const void*,
+                           void**) noexcept nogil
         void (*add)(Py_ssize_t, const void*, void*) noexcept nogil
         void (*relu)(Py_ssize_t, const void*, void*) noexcept nogil
         double (*absolute)(Py_ssize_t, const void*) noexcept nogil
@@ -248,7 +250,7 @@ cdef enum FaultCode:
 cdef enum Scratch:  # what a kernel keeps in a thread's scratch memory besides accumulators
     NO_SCRATCH
     EACH_VALUE      # nothing; and each value is computed by itself, so that threads may share a sample
-    SOURCE_ROWS     # the source row of each tap, and a row of values
+    WINDOW_TAPS     # where each tap of a window lies, and its number
     PACKED_MATRIX   # a packed operand, and perhaps the other one transposed
     RECURRENT       # the states of some samples
     ATTENTION       # what attention_scratch counts

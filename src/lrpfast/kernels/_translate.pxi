@@ -90,8 +90,8 @@ cdef class Translation(Records):
         """Scratch memory besides accumulators: of source rows, or of a packed matrix."""
         cdef Py_ssize_t most = 0
         cdef int r, t
-        if op.scratch == SOURCE_ROWS:
-            return op.geometry.regions[0].taps * sizeof(int64_t) + op.columns * self.itemsize
+        if op.scratch == WINDOW_TAPS:
+            return op.geometry.regions[0].taps * (sizeof(void*) + self.itemsize)
         if op.scratch == RECURRENT:
             return lrpfast_kernels_of(self.isa, 1).recurrent_scratch(op.recurrence)
         if op.scratch == ATTENTION:
@@ -372,7 +372,7 @@ cdef class Translation(Records):
             op.parts = op.index[0] * op.index[2]
         if op.scratch == EACH_VALUE and op.function != SOFTMAX and op.function != LOG_SOFTMAX:
             op.parts = parts_of(self.sizes[writes[0]])
-        if op.scratch == SOURCE_ROWS:
+        if op.scratch == WINDOW_TAPS:
             op.parts = min(parts_of(op.geometry.source_rows * op.columns), count_lines(op.geometry))
         if op.scratch == PACKED_MATRIX:
             op.sums, op.depth, self.products = 1, 0, 6

@@ -101,8 +101,10 @@ typedef struct {
     void (*divide_by_sign)(ptrdiff_t n, const void *relevance, const void *positive_z, const void *negative_z,
                            const void *masking, double value, int stabilizer, void *output, void *signed_output);
     int (*finite)(ptrdiff_t n, const void *input);
-    void (*keep_larger)(ptrdiff_t n, const void *input, ptrdiff_t tap_number, void *output, void *winners);
-    void (*add_to_winner)(ptrdiff_t n, const void *incoming, const void *winners, ptrdiff_t tap_number, void *output);
+    void (*largest)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, const void *const *inputs,
+                    const void *tap_numbers, void *output, void *winners);
+    void (*to_winners)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, int adds, const void *incoming,
+                       const void *winners, const void *tap_numbers, void *const *outputs);
     void (*add)(ptrdiff_t n, const void *input, void *output);
     void (*relu)(ptrdiff_t n, const void *input, void *output);
     double (*absolute)(ptrdiff_t n, const void *input);

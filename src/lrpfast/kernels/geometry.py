@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,3 +53,19 @@ class Geometry:
     source: tuple[int, int, int]
     out: tuple[int, int, int]
     regions: tuple[Region, ...]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether no source row is a tap of two output rows."""
+        return self._taps(np.less_equal)
+
+    @property
+    def tiles(self) -> bool:
+        """Whether every source row is a tap of exactly one output row."""
+        return self._taps(np.equal)
+
+    def _taps(self, compared: Callable[[np.ndarray, int], np.ndarray]) -> bool:
+        """Whether the number of taps that take each position, axis by axis of the only region, compares so with 1."""
+        axes = zip(self.regions[0].axes, self.source, strict=True)
+        counts = (np.bincount(axis.index[axis.index >= 0], minlength=n) for axis, n in axes)
+        return len(self.regions) == 1 and all(compared(count, 1).all() for count in counts)

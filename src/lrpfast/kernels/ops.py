@@ -321,7 +321,12 @@ class Pool(Operation):
     columns: int
 
 
-@light(("relevance", "winner"), ("out",), verify.check_pool_back, lambda o: {"geometry": o.geometry})
+@light(
+    ("relevance", "winner"),
+    ("out",),
+    verify.check_pool_back,
+    lambda o: {"geometry": o.geometry, "flag": o.geometry.tiles},
+)
 @dataclass(frozen=True, eq=False)
 class PoolBack(Operation):
     """out = 0, then each row's relevance is added to its winner, channel by channel, rows in order."""

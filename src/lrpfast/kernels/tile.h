@@ -41,8 +41,8 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
     .sparse_rows = NAME(sparse_rows), .sparse_taps = NAME(sparse_taps), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
     .epilogue_forward = NAME(epilogue_forward), .epilogue_backward = NAME(epilogue_backward), .small_k = NAME(small_k), \
     .divide = NAME(divide), .divide_by_sign = NAME(divide_by_sign), .finite = NAME(finite), \
-    .keep_larger = NAME(keep_larger), \
-    .add_to_winner = NAME(add_to_winner), .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute), \
+    .largest = NAME(largest), .to_winners = NAME(to_winners), \
+    .add = NAME(add), .relu = NAME(relu), .absolute = NAME(absolute), \
     .function = NAME(function), .scaled = NAME(scaled), .softmax = NAME(softmax), .score_back = NAME(score_back), \
     .normalize = NAME(normalize), .normalize_back = NAME(normalize_back)
 

@@ -138,27 +138,63 @@ static void NAME(divide_by_sign)(ptrdiff_t n, const void *relevance, const void 
     }
 }
 
-/* The largest so far of a window's taps, and which tap it was: the first of equals. */
-static void NAME(keep_larger)(ptrdiff_t n, const void *input, ptrdiff_t tap_number, void *restrict output,
-                              void *restrict winners)
+/* Row by row the largest of a window's taps, and which tap it is: the first of equals. Without taps 0 and −1. */
+static inline __attribute__((always_inline)) void NAME(largest_any)(
+    const ptrdiff_t count, ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, const T *const *x, const T *numbers, T *out,
+    T *winner)
 {
-    const T *x = input, tap = (T)tap_number;
-    T *restrict out = output, *restrict winner = winners;
-    for (ptrdiff_t j = 0; j < n; j++) {
-        int better = x[j] > out[j];
-        winner[j] = better ? tap : winner[j];
-        out[j] = better ? x[j] : out[j];
-    }
+    const NAME(v) zero = {0};
+    for (ptrdiff_t r = 0; r < rows; r++, out += n, winner += winner ? n : 0)
+        for (ptrdiff_t j = 0; j < n; j += VL) {
+            NAME(v) best = zero, which = zero - 1;
+            for (ptrdiff_t t = 0; t < count; t++) {
+                NAME(v) value = NAME(load_vector)(x[t] + r * step + j, n - j), number = numbers[t] - zero;
+                which = t ? WHERE(value > best, number, which) : number;
+                best = t ? WHERE(value > best, value, best) : value;
+            }
+            NAME(store_vector)(out + j, best, n - j);
+            if (winner)
+                NAME(store_vector)(winner + j, which, n - j);
+        }
 }
 
-/* out += relevance where the winner is this tap. */
-static void NAME(add_to_winner)(ptrdiff_t n, const void *incoming, const void *winners, ptrdiff_t tap_number,
-                                void *restrict output)
+/* Row i: of n channels, those at x_t + i · step, whose taps have these numbers; `winners` may be NULL. */
+static void NAME(largest)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, const void *const *inputs,
+                          const void *tap_numbers, void *output, void *winners)
 {
-    const T *relevance = incoming, *winner = winners, tap = (T)tap_number;
-    T *restrict out = output;
-    for (ptrdiff_t j = 0; j < n; j++)
-        out[j] = out[j] + (winner[j] == tap ? relevance[j] : 0);
+    const T *const *x = (const T *const *)inputs, *numbers = tap_numbers;
+    if (count == 4) /* nearly always */
+        NAME(largest_any)(4, rows, step, n, x, numbers, output, winners);
+    else
+        NAME(largest_any)(count, rows, step, n, x, numbers, output, winners);
+}
+
+static inline __attribute__((always_inline)) void NAME(to_winners_any)(
+    const ptrdiff_t count, const int adds, ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, const T *relevance,
+    const T *winner, const T *numbers, T *const *out)
+{
+    const NAME(v) zero = {0};
+    for (ptrdiff_t r = 0; r < rows; r++, relevance += n, winner += n)
+        for (ptrdiff_t j = 0; j < n; j += VL) {
+            NAME(v) R = NAME(load_vector)(relevance + j, n - j), which = NAME(load_vector)(winner + j, n - j);
+            for (ptrdiff_t t = 0; t < count; t++) {
+                T *to = out[t] + r * step + j;
+                NAME(v) before = adds ? NAME(load_vector)(to, n - j) : zero;
+                NAME(store_vector)(to, before + WHERE(which == numbers[t] - zero, R, zero), n - j);
+            }
+        }
+}
+
+/* Row i's relevance goes to out_t + i · step, n channels, where the winner has the number of tap t, and 0 where it has
+ * not; or is added to what is there. */
+static void NAME(to_winners)(ptrdiff_t rows, ptrdiff_t step, ptrdiff_t n, ptrdiff_t count, int adds,
+                             const void *incoming, const void *winners, const void *tap_numbers, void *const *outputs)
+{
+    T *const *out = (T *const *)outputs;
+    if (count == 4 && !adds) /* nearly always */
+        NAME(to_winners_any)(4, 0, rows, step, n, incoming, winners, tap_numbers, out);
+    else
+        NAME(to_winners_any)(count, adds, rows, step, n, incoming, winners, tap_numbers, out);
 }
 
 static void NAME(add)(ptrdiff_t n, const void *input, void *output)
