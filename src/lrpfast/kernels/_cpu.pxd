@@ -297,6 +297,8 @@ cdef struct Operation:
     kernel_f32 run_f32          # of these two the one of the program's dtype
     kernel_f64 run_f64
     int scratch
+    int stage_end               # of a stage that begins with it: the operation after its last one,
+    Py_ssize_t stage_samples    # and for how many samples it runs at a time; 0 where none begins
     int reads[8]                # buffers, in the order of the operation's row; -1 for none
     int writes[5]
     int* sources                # buffers of an operation that takes any number
@@ -352,7 +354,10 @@ cdef struct Code:
     int allow_nan, ranged
     int inspects                # the first operation tells whether the input is finite, so nothing else need
     double low, high
-    Py_ssize_t width                  # workspace elements per sample
+    int* inner                        # whether a buffer is used in one stage alone
+    Py_ssize_t width                  # workspace elements per sample,
+    Py_ssize_t inner_width            # and of buffers that are used in one stage alone,
+    Py_ssize_t stage_samples          # for as many samples as a stage takes at most
     Py_ssize_t sums                   # workspace elements of accumulators
     Py_ssize_t tables                 # and, after them, of source rows or a packed matrix
     Py_ssize_t scratch                # both, and a block of loaded input and one of packed weights
@@ -365,6 +370,7 @@ cdef struct Job:
     const Code* code
     Py_ssize_t samples, micro_batch     # of all, and of one at most;
     Py_ssize_t count            # and how many micro-batches there are, where each thread takes its own
+    Py_ssize_t stage_samples    # for which there is room in buffers that are used in one stage alone
     char** outside              # base address of every outside array, by buffer; NULL else
     char* workspace
     Py_ssize_t workspace_bytes

@@ -1,9 +1,10 @@
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Self, final
 
 import numpy as np
 
 from .interface import Start
+from .memory_plan import Layout
 from .passes import Passes
 from .program import Program
 
@@ -31,7 +32,7 @@ class Workspace:
 
 @final
 class Executable:
-    def __init__(self, program: Program, isa: int, offsets: Sequence[int], width: int, cache: int) -> None: ...
+    def __init__(self, program: Program, isa: int, layout: Layout, cache: int) -> None: ...
     def scratch_bytes(self) -> int: ...
     def sample_bytes(self) -> int: ...
     def packed_size(self) -> tuple[int, int, int]: ...

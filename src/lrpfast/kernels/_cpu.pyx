@@ -171,8 +171,8 @@ cdef class Executable:
     cdef Translation translation
     cdef list workspaces  # that no run uses now
 
-    def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
-        self.translation = Translation(program, isa, offsets, width, cache)
+    def __init__(self, program, int isa, layout, Py_ssize_t cache):
+        self.translation = Translation(program, isa, layout, cache)
         self.workspaces = []
 
     cpdef Py_ssize_t scratch_bytes(self):
@@ -181,8 +181,16 @@ cdef class Executable:
         return ceil_to(code.scratch * self.translation.itemsize + code.buffers * <Py_ssize_t>sizeof(char*), 64)
 
     cpdef Py_ssize_t sample_bytes(self):
-        """Bytes that a micro-batch needs for each of its samples."""
-        return self.translation.code.width * self.translation.itemsize
+        """Bytes that a micro-batch needs for each of its samples, at most."""
+        cdef const Code* code = &self.translation.code
+        return (code.width + code.inner_width) * self.translation.itemsize
+
+    cdef Py_ssize_t buffer_bytes(self, Job* job, bint cooperative):
+        """Bytes of the buffers for the samples of a micro-batch, and of those that a stage alone uses for its own."""
+        cdef const Code* code = job.code
+        job.stage_samples = job.micro_batch if cooperative else min(job.micro_batch, code.stage_samples)
+        return ceil_to((code.width * job.micro_batch + code.inner_width * job.stage_samples)
+                       * self.translation.itemsize, 64)
 
     def packed_size(self):
         """Bytes of packed weights; of these, on tile registers; and what a value takes there."""
@@ -259,7 +267,7 @@ cdef class Executable:
         job.fault, job.fault_at = faults, faults_at
         self.set_start(&job, mode, targets, target_step, targets_count, start, window, passes)
         # each thread's scratch, and its buffers or everyone's; then the tables of outside and of shared addresses
-        shared = ceil_to(self.sample_bytes() * micro_batch, 64)
+        shared = self.buffer_bytes(&job, cooperative)
         job.workspace_bytes = self.scratch_bytes() + (0 if cooperative else shared)
         whole = job.workspace_bytes * slots + (shared if cooperative else 0)
         job.judged, job.exact, job.growth = notes is not None and code.result >= 0, exact, growth

@@ -49,6 +49,8 @@ cdef void set_bases(const Batch* batch, char* buffers) noexcept nogil:
     for b in range(code.buffers):
         if job.outside[b] != NULL:
             batch.base[b] = job.outside[b] + batch.first * code.size[b] * itemsize
+        elif code.inner[b]:
+            batch.base[b] = buffers + (code.width * job.micro_batch + code.offset[b] * job.stage_samples) * itemsize
         else:
             batch.base[b] = buffers + code.offset[b] * job.micro_batch * itemsize
 
@@ -92,10 +94,39 @@ cdef void note_fault(const Job* job, int slot, int fault, Py_ssize_t first) noex
 
 # Per sample: every thread takes whole micro-batches, each through the whole program.
 
-cdef int run_operations(const Code* code, const Batch* batch, int first, int count, real* sums) noexcept nogil:
+cdef int run_stage(const Code* code, const Batch* batch, int first, real* sums) noexcept nogil:
+    """Operations one after the other for some samples, then for the next: what they leave is in the cache still."""
+    cdef Batch some = batch[0]
+    cdef const Operation* op = &code.operations[first]
+    cdef Py_ssize_t b, after = batch.first + batch.samples
     cdef int t, fault
-    for t in range(first, first + count):
-        fault = step(code, &code.operations[t], batch, sums)
+    while some.first < after:
+        some.samples = min(op.stage_samples, after - some.first)
+        for t in range(first, op.stage_end):
+            fault = step(code, &code.operations[t], &some, sums)
+            if fault:
+                return fault
+        some.first += some.samples
+        for b in range(code.buffers):  # what the stage alone uses stays where it is
+            if not code.inner[b]:
+                some.base[b] += some.samples * code.size[b] * <Py_ssize_t>sizeof(real)
+    for b in range(code.buffers):
+        if not code.inner[b]:
+            some.base[b] -= batch.samples * code.size[b] * <Py_ssize_t>sizeof(real)
+    return FINE
+
+
+cdef int run_operations(const Code* code, const Batch* batch, int first, int count, real* sums) noexcept nogil:
+    cdef const Operation* op
+    cdef int t = first, fault
+    while t < first + count:
+        op = &code.operations[t]
+        if 0 < op.stage_samples < batch.samples:
+            fault = run_stage(code, batch, t, sums)
+            t = op.stage_end
+        else:
+            fault = step(code, op, batch, sums)
+            t += 1
         if fault:
             return fault
     return FINE

@@ -9,13 +9,13 @@ cdef class Translation(Records):
     cdef int products  # of bfloat16, that make one of float32 where tile registers multiply: six, or three for BF16x2
     cdef Py_ssize_t cache  # bytes of it that a piece's accumulators and weights should fit in
 
-    def __init__(self, program, int isa, offsets, Py_ssize_t width, Py_ssize_t cache):
+    def __init__(self, program, int isa, layout, Py_ssize_t cache):
         cdef Code* code = &self.code
         cdef Operation* op
         cdef int i
         self.kept_alive, self.addresses, self.isa, self.cache = [], {}, isa, cache
         self.sizes, self.pairs = tuple(program.sizes), program.operands == "pairs"
-        self.translate_program(program, offsets, width)
+        self.translate_program(program, layout)
         operations = (*program.forward, *program.backward)
         code.operations = <Operation*>self.zeros(max(1, len(operations)) * sizeof(Operation))
         cdef Py_ssize_t blocks = 0
@@ -29,6 +29,9 @@ cdef class Translation(Records):
             code.sums = max(code.sums, op.sums * op.plane)
             blocks = max(blocks, ROWS * DEPTH + self.packed_scratch(op))
             code.tables = max(code.tables, ceil_to(self.table_bytes(op) // self.itemsize, 16))
+        for stage in layout.stages:
+            op = &code.operations[<int>stage.begin]
+            op.stage_end, op.stage_samples = stage.end, stage.samples
         self.addresses = {}
         code.scratch = code.sums + code.tables + blocks
         self.check_result(operations)
@@ -40,7 +43,7 @@ cdef class Translation(Records):
                 code.inspects = 1
                 op.inspect = op.tf32 or all(term.part != "x" for term in program.forward[0].terms)
 
-    cdef int translate_program(self, program, offsets, Py_ssize_t width) except -1:
+    cdef int translate_program(self, program, layout) except -1:
         """All but the operations."""
         cdef Code* code = &self.code
         cdef int i
@@ -51,10 +54,12 @@ cdef class Translation(Records):
         code.buffers = len(program.sizes)
         code.size = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
         code.offset = <Py_ssize_t*>self.zeros(code.buffers * sizeof(Py_ssize_t))
+        code.inner = <int*>self.zeros(code.buffers * sizeof(int))
         for i in range(code.buffers):
             code.size[i] = program.sizes[i]
-            code.offset[i] = offsets[i]
-        code.width = width
+            code.offset[i], code.inner[i] = layout.offsets[i], layout.inner[i]
+        code.width, code.inner_width = layout.width, layout.inner_width
+        code.stage_samples = max([stage.samples for stage in layout.stages], default=0)
         code.output = program.output
         code.result = -1 if program.result is None else program.result
         code.allow_nan = program.allow_nan

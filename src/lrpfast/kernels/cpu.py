@@ -12,10 +12,11 @@ from ._cpu import Executable, SmallRun, instruction_sets
 from .caches import block_bytes, cache_bytes
 from .contraction_ops import is_fused
 from .interface import DEFAULT_START, Fault, PackedSize, Start
-from .memory_plan import flops, plan_memory, work_of
+from .memory_plan import flops, plan_memory, plan_stages, work_of
 from .operation import require
 from .passes import check_passes
 from .program import Program
+from .stages import stages_of
 
 #: What a thread's micro-batch should fit in, inputs and outputs counted.
 CACHE_BYTES = block_bytes()
@@ -88,11 +89,11 @@ class CompiledProgram:
     def __init__(self, program: Program, isa: int) -> None:
         for operation in (*program.forward, *program.backward):
             require(not is_fused(operation), operation, "the CPU's kernels take no fused operations")
-        offsets, width = plan_memory(program)
         self._program = program
-        self._executable = Executable(program, isa, offsets, width, CACHE_BYTES)
         self._flops = max(1, flops(program))
-        self._micro_batch, self._least = samples_at_once(program, width)
+        self._micro_batch, self._least = samples_at_once(program, plan_memory(program)[1])
+        layout = plan_stages(program, stages_of(program, CACHE_BYTES, self._micro_batch))
+        self._executable = Executable(program, isa, layout, CACHE_BYTES)
         self._dtype = np.dtype(program.dtype)
 
     def accepts(self, x: Any) -> bool:

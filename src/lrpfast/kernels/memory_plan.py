@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .contraction_ops import Contract, Redistribute
@@ -30,6 +31,62 @@ def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
     two of them and only what the backward pass needs is kept. Offsets are multiples of ``align``.
     Buffers that several segments of the backward pass use have memory of their own, since segments run again.
     """
+    uses = _uses(program)
+    offsets = [-1] * len(program.sizes)
+    return offsets, _place(uses, program.sizes, offsets, align)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Operations from ``begin`` to ``end`` of both passes, which a thread runs for so many samples at a time."""
+
+    begin: int
+    end: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where buffers lie in a thread's workspace.
+
+    Attributes
+    ----------
+    offsets : list of int
+        Of each buffer, in elements per sample; -1 where an outside array is used.
+    inner : list of bool
+        Whether a buffer is used within one stage alone, and so has room for the samples of a stage.
+    width, inner_width : int
+        Elements per sample of the buffers for all samples of a micro-batch, and of inner ones.
+    stages : tuple of Stage
+    """
+
+    offsets: list[int]
+    inner: list[bool]
+    width: int
+    inner_width: int
+    stages: tuple[Stage, ...]
+
+
+def plan_stages(program: Program, stages: tuple[Stage, ...]) -> Layout:
+    """As `plan_memory`, for stages: of what they leave for others, all samples are there at the same time."""
+    stage_of = {at: stage for stage in stages for at in range(stage.begin, stage.end)}
+    outer: dict[int, tuple[int, int]] = {}
+    inner: dict[int, tuple[int, int]] = {}
+    end = len(program.forward) + len(program.backward)
+    for b, (first, last) in _uses(program).items():
+        before, after = stage_of.get(first), stage_of.get(last)
+        if before is not None and before is after:
+            inner[b] = first, last
+            continue
+        first = first if before is None else before.begin
+        outer[b] = first, last if after is None or last == end else after.end - 1
+    offsets = [-1] * len(program.sizes)
+    widths = [_place(uses, program.sizes, offsets, 1) for uses in (outer, inner)]
+    return Layout(offsets, [b in inner for b in range(len(offsets))], widths[0], widths[1], stages)
+
+
+def _uses(program: Program) -> dict[int, tuple[int, int]]:
+    """The first and the last operation that each buffer of a workspace is needed for; the end, where it must stay."""
     operations = (*program.forward, *program.backward)
     begin, end = len(program.forward), len(operations)
     segment_of = [-1] * begin + [i for i, (low, high) in enumerate(program.parts) for _ in range(low, high)]
@@ -47,19 +104,24 @@ def plan_memory(program: Program, align: int = 1) -> tuple[list[int], int]:
                 first[b] = min(first[b], begin)
     for b in (*program.keep, program.output):
         last[b] = end
+    return {b: (first[b], last[b]) for b in sorted(first.keys() - outside)}
+
+
+def _place(uses: dict[int, tuple[int, int]], sizes: Sequence[int], offsets: list[int], align: int) -> int:
+    """Give buffers offsets such that those in use at the same time do not overlap; returns the width of all."""
     begins: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
-    for b in sorted(first.keys() - outside):
-        begins.setdefault(first[b], []).append(b)
-        ends.setdefault(last[b], []).append(b)
-    offsets, widths = [-1] * len(program.sizes), [-(-size // align) * align for size in program.sizes]
+    for b, (first, last) in uses.items():
+        begins.setdefault(first, []).append(b)
+        ends.setdefault(last, []).append(b)
+    widths = {b: -(-sizes[b] // align) * align for b in uses}
     gaps = _Gaps()
-    for at in range(end):
+    for at in range(max(begins, default=-1) + 1):
         for b in ends.get(at - 1, ()):
             gaps.release(offsets[b], widths[b])
         for b in begins.get(at, ()):
             offsets[b] = gaps.allocate(widths[b])
-    return offsets, max((offsets[b] + widths[b] for b in first.keys() - outside), default=0)
+    return max((offsets[b] + width for b, width in widths.items()), default=0)
 
 
 class _Gaps:
