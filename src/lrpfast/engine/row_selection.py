@@ -211,8 +211,9 @@ def _on_rows(node: Node, shapes: Sequence[Shape], rows: Rows) -> Layer:
     if isinstance(layer, (Flatten, Reshape)):
         return Reshape(shape, name=node.name)
     if isinstance(layer, BatchNorm) and len(shape) == 1:
-        arrays = {key: getattr(layer, key) for key in ("mean", "variance", "gamma", "beta")}
-        return replace(layer, name=node.name, **{k: None if a is None else a[index] for k, a in arrays.items()})
+        gamma, beta = (None if a is None else a[index] for a in (layer.gamma, layer.beta))
+        parts = {"mean": layer.mean[index], "variance": layer.variance[index]}
+        return replace(layer, **parts, gamma=gamma, beta=beta, name=node.name)
     if isinstance(layer, Rotary):
         return replace(layer, cos=layer.cos[index], sin=layer.sin[index], name=node.name)
     if not isinstance(layer, (Attention, Softmax)):
