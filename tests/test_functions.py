@@ -19,7 +19,21 @@ ULPS = {
     "silu": (1.0, 2.5),
     "tanh": (1.0, 1.0),
     "gelu": (1.0, 3.0),
+    "gelu by tanh": (1.0, 3.0),
 }
+#: The same of derivatives in float64, away from where they are 0.
+SLOPES = {"silu": 4.0, "gelu": 4.0, "gelu by tanh": 4.0}
+
+
+def activation(function):
+    by_tanh = function == "gelu by tanh"
+    return lrpfast.layers.Activation("gelu", {"approximate": True}) if by_tanh else lrpfast.layers.Activation(function)
+
+
+def by_tanh(mp, x):
+    """2 u of GELU by tanh, and its derivative."""
+    of_u, cubic = 2 * mp.sqrt(2 / mp.pi), mpmath.mpf("0.044715")
+    return of_u * (x + cubic * x**3), of_u * (1 + 3 * cubic * x**2)
 
 
 def exact(function, x):
@@ -33,7 +47,20 @@ def exact(function, x):
             "silu": lambda: x / (1 + mp.exp(-x)),
             "tanh": lambda: mp.tanh(x),
             "gelu": lambda: x * mp.erfc(-x / mp.sqrt(2)) / 2,
+            "gelu by tanh": lambda: x / (1 + mp.exp(-by_tanh(mp, x)[0])),
         }[function]()
+
+
+def exact_slope(function, x):
+    """The derivative, in 40 digits."""
+    mp = mpmath.mp
+    with mpmath.workdps(40):
+        x = mpmath.mpf(float(x))
+        if function == "gelu":
+            return mp.erfc(-x / mp.sqrt(2)) / 2 + x * mp.exp(-x * x / 2) / mp.sqrt(2 * mp.pi)
+        v, slope = by_tanh(mp, x) if function == "gelu by tanh" else (x, 1)
+        t = 1 / (1 + mp.exp(-v))
+        return t + x * slope * t * (1 - t)
 
 
 def points(function, dtype):
@@ -41,11 +68,13 @@ def points(function, dtype):
     ends = {
         "exponential": 88 if dtype == np.float32 else 709,
         "tanh": 12,
-        "gelu": 12 if dtype == np.float32 else 36,
-        "sigmoid": 87,
-        "silu": 80,
+        "gelu": 12 if dtype == np.float32 else 38.4,
+        "gelu by tanh": 10 if dtype == np.float32 else 21,
+        "sigmoid": 87 if dtype == np.float32 else 745,
+        "silu": 80 if dtype == np.float32 else 750,
     }
     far = rng.uniform(-1, 1, 300) * ends[function]
+    far = np.concatenate([far, rng.uniform(-8, -3, 100)])
     near = rng.normal(size=200) * 2.0 ** rng.integers(-20, 2, 200)
     return np.concatenate([far, near, [0.0, -0.0, 1.0, -1.0]]).astype(dtype)
 
@@ -54,7 +83,7 @@ def points(function, dtype):
 @pytest.mark.parametrize("function", ULPS)
 def test_units_in_the_last_place(function, dtype):
     x = points(function, dtype)
-    model = lrpfast.from_layers([lrpfast.layers.Activation(function)], input_shape=len(x))
+    model = lrpfast.from_layers([activation(function)], input_shape=len(x))
     got = model.predict(x[None], precision=np.dtype(dtype).name)[0]
     worst = 0.0
     for a, y in zip(x, got, strict=True):
@@ -64,12 +93,28 @@ def test_units_in_the_last_place(function, dtype):
     assert worst <= ULPS[function][dtype == np.float64]
 
 
+@pytest.mark.parametrize("function", SLOPES)
+def test_derivatives(function):
+    """In units in the last place, or of 1 where the derivative passes through 0."""
+    end = {"silu": 700, "gelu": 37, "gelu by tanh": 20}[function]
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.uniform(-1, 1, 200) * end, rng.uniform(-8, 3, 300), [0.0, -1e30, 1e30]])
+    model = lrpfast.from_layers([activation(function)], input_shape=len(x))
+    got = lrpfast.Analyzer(model, "gradient", precision="float64", device="cpu").analyze(x[None], np.ones((1, len(x))))
+    for a, y in zip(x, got[0], strict=True):
+        value = exact_slope(function, a)
+        ulp = np.spacing(1.0) if -3 < a < -0.3 else np.spacing(abs(float(value)))
+        assert abs(float(mpmath.mpf(float(y)) - value)) <= SLOPES[function] * ulp, a
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 def test_far_from_zero(dtype):
-    """tanh is ±1, GELU is x or nothing."""
+    """tanh is ±1, GELU and SiLU are x or nothing."""
     x = np.array([-1e30, -60.0, 60.0, 1e30, -0.0, 0.0], dtype)
-    for function, expected in (("tanh", np.sign(x)), ("gelu", np.maximum(x, 0))):
-        model = lrpfast.from_layers([lrpfast.layers.Activation(function)], input_shape=len(x))
+    half, far = np.maximum(x, 0), np.where(np.abs(x) == 60, 0, x)  # SiLU of -60 is not quite 0
+    cases = (("tanh", x, np.sign(x)), ("gelu", x, half), ("gelu by tanh", x, half), ("silu", far, np.maximum(far, 0)))
+    for function, x, expected in cases:
+        model = lrpfast.from_layers([activation(function)], input_shape=len(x))
         got = model.predict(x[None], precision=np.dtype(dtype).name)[0]
         np.testing.assert_array_equal(got, expected)
 

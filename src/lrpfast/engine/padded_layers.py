@@ -67,6 +67,8 @@ def layers_of(long: Planned, short: Planned, n: int, m: int) -> tuple[PaddedLaye
         (at, rows), (_, of_short) = of_a, of_b
         if a.name != b.name or ragged is None or (rows is None) != (of_short is None):
             return None
+        if rows is not None and rows != of_short and len(rows.positions) > 1:
+            return None
         source = long.early.model.nodes[at].name
         layers.append(PaddedLayer(a.name, source, a.shape, ragged, rows, rows != of_short))  # type: ignore[arg-type]
     return tuple(layers)

@@ -14,7 +14,19 @@ import numpy as np
 
 from ..errors import InputError, RuleError
 from ..model.graph import Model
-from ..model.layers import Activation, Attention, Concat, Dot, Embedding, MatMul, Maximum, Minimum, Multiply, Where
+from ..model.layers import (
+    Activation,
+    Attention,
+    BatchNorm,
+    Concat,
+    Dot,
+    Embedding,
+    MatMul,
+    Maximum,
+    Minimum,
+    Multiply,
+    Where,
+)
 from ..rules import CP, AttnLRP, Gradient, Pass, Split
 from ..rules.composites import Assignment
 from ..rules.roles import ROUTE, WEIGHTS, role
@@ -111,6 +123,8 @@ def _relevance_vanishes_with_value(units: Sequence[PlanNode], outputs: Sequence[
             keeps = rule.multiplies_input if layer.function == "softmax" and not isinstance(rule, Pass) else False
             keeps = keeps or (after and isinstance(rule, Pass) and layer.function in ZERO_AT_ZERO)
             keeps = keeps or (layer.is_plain_relu and (after or isinstance(rule, Gradient)))
+        elif isinstance(layer, BatchNorm) and isinstance(rule, Pass):
+            keeps = after and not layer.offset().any()  # each value times a constant
         elif unit.operator is not None:
             keeps = not isinstance(rule, Pass) and rule.multiplies_input
         elif isinstance(layer, MatMul) and isinstance(rule, Pass):  # rows of the second factor

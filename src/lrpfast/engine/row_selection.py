@@ -1,8 +1,8 @@
 """Rows that a model selects late, as a class token or the last position, are selected as early as possible.
 
 Dense layers, norms, activations and sums compute each row by itself, and so does attention with each query, in one
-layer or written out as products of matrices and a softmax. Rows that are not selected get no relevance either. So the
-selection moves up through such layers, which then compute its rows alone.
+layer or written out as products of matrices, a bias of scores and a softmax. Rows that are not selected get no
+relevance either. So the selection moves up through such layers, which then compute its rows alone.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ Shape = tuple[int, ...]
 #: Layers whose work a selection saves; it does not move for the sake of others alone.
 _HEAVY = (Dense, Attention, MatMul)
 _SUMS = (Add, Average, Multiply, Subtract)
+#: The most values that are selected one by one, of a flat row.
+_MOST_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,33 @@ def _as_positions(places: np.ndarray) -> tuple[int, ...] | range:
 
 
 def _through_reshape(rows: Rows, shape: Shape, out: Shape) -> Rows | None:
-    """The rows of a reshape's input, where one of its axes is that of the output."""
+    """The rows of a reshape's input, where one of its axes is that of the output, or one of both is flat."""
     before, size = math.prod(out[: rows.axis]), out[rows.axis]
     for axis, n in enumerate(shape):
         if n == size and math.prod(shape[:axis]) == before:
             return rows.on(axis)
+    if len(shape) == 1:
+        values = len(rows.positions) * shape[0] // size
+        return Rows(0, _as_positions(_flat(out, rows))) if values <= _MOST_VALUES else None
+    return _of_flat(rows, shape) if len(out) == 1 else None
+
+
+def _flat(shape: Shape, rows: Rows) -> np.ndarray:
+    """Where rows of a shape lie in its values, one after the other."""
+    before, after = math.prod(shape[: rows.axis]), math.prod(shape[rows.axis + 1 :])
+    chosen: np.ndarray = np.arange(before)[:, None] * shape[rows.axis] + np.array(rows.positions)
+    return (chosen.reshape(-1, 1) * after + np.arange(after)).ravel()
+
+
+def _of_flat(rows: Rows, shape: Shape) -> Rows | None:
+    """The rows of a shape of which these are all values, in order."""
+    values = np.array(rows.positions)
+    for axis, index in enumerate(np.unravel_index(values, shape)):
+        _, first = np.unique(index, return_index=True)
+        found = Rows(axis, _as_positions(index[np.sort(first)]))
+        whole = len(found.positions) * math.prod(shape) == len(values) * shape[axis]
+        if whole and np.array_equal(_flat(shape, found), values):
+            return found
     return None
 
 
@@ -144,6 +168,11 @@ def _wanted(node: Node, shapes: Sequence[Shape], rows: Rows, rule: Rule | None) 
     if isinstance(layer, Activation):
         by_value = layer.function != "prelu" and not last
         return [rows] if by_value else None
+    if isinstance(layer, BatchNorm) and len(out) == 1:  # constants for every value, as a bias of scores has them
+        return [rows]
+    if isinstance(layer, (Flatten, Reshape)) and (not last or len(out) == 1):
+        through = _through_reshape(rows, shapes[0], out)  # type: ignore[arg-type]
+        return [through] if through else None
     function = getattr(layer, "activation", None)
     if last or (function is not None and function.function == "prelu"):
         return None
@@ -151,9 +180,6 @@ def _wanted(node: Node, shapes: Sequence[Shape], rows: Rows, rule: Rule | None) 
         return [rows]
     if isinstance(layer, (LayerNorm, RMSNorm)):
         return [rows] if rows.axis < len(out) - layer.axes else None
-    if isinstance(layer, (Flatten, Reshape)):
-        through = _through_reshape(rows, shapes[0], out)  # type: ignore[arg-type]
-        return [through] if through else None
     if isinstance(layer, Permute):
         return [rows.on(layer.axes[rows.axis])]
     if isinstance(layer, _SUMS):
@@ -178,8 +204,8 @@ def _of_stretched(rows: Rows, shape: Shape, out: Shape) -> Rows | None:
 
 
 def _takes(shape: Shape, rows: Rows) -> bool:
-    """Whether `Take` can select these rows."""
-    return 2 <= len(shape) <= 4 and rows.axis < len(shape) - 1
+    """Whether `Take` can select these rows, of values one after the other as a column."""
+    return len(shape) == 1 or (2 <= len(shape) <= 4 and rows.axis < len(shape) - 1)
 
 
 def _on_rows(node: Node, shapes: Sequence[Shape], rows: Rows) -> Layer:
@@ -188,6 +214,10 @@ def _on_rows(node: Node, shapes: Sequence[Shape], rows: Rows) -> Layer:
     shape: Any = tuple(len(index) if a == rows.axis else n for a, n in enumerate(node.shape))
     if isinstance(layer, (Flatten, Reshape)):
         return Reshape(shape, name=node.name)
+    if isinstance(layer, BatchNorm) and len(shape) == 1:
+        gamma, beta = (None if a is None else a[index] for a in (layer.gamma, layer.beta))
+        parts = {"mean": layer.mean[index], "variance": layer.variance[index]}
+        return replace(layer, **parts, gamma=gamma, beta=beta, name=node.name)
     if isinstance(layer, Rotary):
         return replace(layer, cos=layer.cos[index], sin=layer.sin[index], name=node.name)
     if not isinstance(layer, (Attention, Softmax)):
@@ -247,7 +277,7 @@ class _Search:
             wanted = _wanted(node, shapes, rows, rule)
             if wanted is not None and all(w is None or _takes(s, w) for w, s in zip(wanted, shapes, strict=True)):
                 self.rows[i], self.wanted[i], edges = rows, wanted, wanted
-        elif own is not None and _takes(shapes[0], own):
+        elif own is not None and len(shapes[0]) > 1 and _takes(shapes[0], own):
             self.selects[i], edges = own, [own]
         for j, edge in zip(node.inputs, edges, strict=True):
             asked[j].append(edge)
@@ -310,13 +340,19 @@ class _Builder:
         if rows is None or self.search.moved[j]:
             return self.at[j]
         if (j, rows) not in self.selections:
-            name = f"{self.search.nodes[j].name}/rows"
-            while name in self.names:
-                name += "'"
-            self.names.add(name)
-            places = [None] * (len(self.search.nodes[j].shape) - 1)
+            name, flat = f"{self.search.nodes[j].name}/rows", len(self.search.nodes[j].shape) == 1
+            places = [None] * max(1, len(self.search.nodes[j].shape) - 1)
             places[rows.axis] = tuple(rows.positions)  # type: ignore[call-overload]
-            self.layers.append((Take(tuple(places), name=name), (self.at[j],)))
-            self.selections[j, rows] = len(self.layers) - 1
-            self.rules[len(self.layers) - 1] = Pass()
+            at = self._move(Reshape((-1, 1)), f"{name}/column", self.at[j]) if flat else self.at[j]
+            at = self._move(Take(tuple(places)), name, at)
+            self.selections[j, rows] = self._move(Reshape((-1,)), f"{name}/flat", at) if flat else at
         return self.selections[j, rows]
+
+    def _move(self, layer: Layer, name: str, source: int) -> int:
+        """A new layer that moves values, which relevance passes as it is."""
+        while name in self.names:
+            name += "'"
+        self.names.add(name)
+        self.layers.append((replace(layer, name=name), (source,)))
+        self.rules[len(self.layers) - 1] = Pass()
+        return len(self.layers) - 1

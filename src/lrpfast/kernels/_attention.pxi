@@ -165,26 +165,27 @@ cdef void score_relevance(const Code* code, const Operation* op, const Heads* h,
     """s of a query's products z with all keys, in place of s vᵀ; weights get half the weights times that.
 
     With x = scale z, capped, and the bias b: R_x = x (R_a − a Σ R_a), of which x − b keep their part, and s = R_z / z.
+    Where denominators are as they are, they cancel: s is a factor times z over z, also in the limit of z = 0.
     """
     cdef const real* bias = <const real*>op.values
     cdef real scale = <real>op.p[0], cap = <real>op.p[1], of_product = <real>op.p[2], of_sum = <real>op.p[3]
     cdef real half = <real>0.5, x, y, r
     cdef Py_ssize_t j, sum, step = 0
     cdef int kind = op.stabilizer, zero = kind == ZERO
-    if zero and cap == 0 and bias == NULL:
-        code.kernels.score_back(h.m, z, weights, total, op.p[0], s)
+    if zero and cap == 0:
+        code.kernels.score_back(h.m, weights, total, op.p[0], s)
         return
     if bias != NULL:
         bias += p.lead * h.bias_steps[0] + p.head * h.bias_steps[1] + i * h.bias_steps[2]
         step = h.bias_steps[3]
     for j in range(h.m):
         r = weights[j] * (half * s[j] - total)  # R_x / x
-        if zero and cap == 0:  # denominators cancel
-            s[j] = scale * r if z[j] != 0 and scale * z[j] + bias[j * step] != 0 else 0
-            continue
         x = scale * z[j]
         if cap != 0:
             x = <real>(cap * tanh(<double>(x / cap)))
+        if zero:
+            s[j] = (x / z[j] if z[j] != 0 else scale) * r
+            continue
         y = x if bias == NULL else x + bias[j * step]
         r = y * r
         for sum in range(op.count, 0, -1):

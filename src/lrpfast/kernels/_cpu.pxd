@@ -181,7 +181,7 @@ cdef extern from "compute.h":
         int (*function)(int, double, Py_ssize_t, const void*, void*) noexcept nogil
         void (*scaled)(Py_ssize_t, const void*, double, void*) noexcept nogil
         void (*softmax)(Py_ssize_t, void*, void*, int) noexcept nogil
-        void (*score_back)(Py_ssize_t, const void*, const void*, double, double, void*) noexcept nogil
+        void (*score_back)(Py_ssize_t, const void*, double, double, void*) noexcept nogil
         void (*normalize)(Py_ssize_t, const void*, const void*, const void*, double, int, int, void*) noexcept nogil
         void (*normalize_back)(Py_ssize_t, const void*, const void*, const void*, double, int, int, int, int,
                                void*) noexcept nogil

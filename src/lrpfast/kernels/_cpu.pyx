@@ -7,7 +7,7 @@ ones in _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _rec
 and the C kernels.
 """
 
-from libc.math cimport cosh, erfc, exp, expm1, fabs, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
+from libc.math cimport cosh, erfc, exp, expm1, fabs, fma, isinf, isnan, log, log1p, pow, tanh, INFINITY, NAN
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 

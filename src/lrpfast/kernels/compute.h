@@ -117,7 +117,7 @@ typedef struct {
     int (*function)(int which, double p, ptrdiff_t n, const void *input, void *output);
     void (*scaled)(ptrdiff_t n, const void *input, double scale, void *output);
     void (*softmax)(ptrdiff_t n, void *scores, void *rows, int again);
-    void (*score_back)(ptrdiff_t n, const void *products, const void *softmax, double total, double scale, void *s);
+    void (*score_back)(ptrdiff_t n, const void *softmax, double total, double scale, void *s);
     void (*normalize)(ptrdiff_t n, const void *x, const void *gamma, const void *beta, double epsilon, int centers,
                       int length, void *out);
     void (*normalize_back)(ptrdiff_t n, const void *x, const void *s, const void *gamma, double epsilon, int centers,

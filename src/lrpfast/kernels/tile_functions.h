@@ -51,13 +51,14 @@ static inline __attribute__((always_inline)) void NAME(put_doubles)(T *to, NAME(
 #define LARGER(a, b) PICK((a) > (b), a, b)
 #endif
 
-/* e^x: 2^k e^r with |r| <= ln 2 / 2. A float's exponents fit in one factor 2^k; for doubles it is two, so that neither
- * overflows and results below the smallest normal number are right. */
-static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x)
+/* e^x over `last`: 2^k e^r with |r| <= ln 2 / 2. A float's exponents fit in one factor 2^k, and `last` is 1; for doubles it is
+ * two, of which `last` is one, so that neither overflows. What is multiplied by it at the end is rounded once, also below the
+ * smallest normal number, and 0 where e^x times any number is. */
+static inline __attribute__((always_inline)) NAME(d) NAME(exponential_over)(NAME(d) x, NAME(d) *last)
 {
     static const double c[] = {1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
                                1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-    const NAME(d) none = {0}, least = none - (SINGLE ? 400.0 : 746.0), most = none + (SINGLE ? 400.0 : 710.0);
+    const NAME(d) none = {0}, least = none - (SINGLE ? 400.0 : 1400.0), most = none + (SINGLE ? 400.0 : 710.0);
     const NAME(i) bias = (NAME(i)){0} + ((int64_t)1023 << 52);
     x = LARGER(least, x);
     x = PICK(x > most, most, x);
@@ -68,13 +69,21 @@ static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x
     NAME(d) high = DFMA(DFMA(none + c[7], r, none + c[6]), r2, DFMA(none + c[5], r, none + c[4]));
 #if SINGLE
     NAME(d) value = 1.0 + DFMA(r2, DFMA(high, r4, low), r);
+    *last = none + 1.0;
     return value * (NAME(d))(((NAME(i))rounded << 52) + bias);
 #else
     NAME(d) highest = DFMA(DFMA(none + c[11], r, none + c[10]), r2, DFMA(none + c[9], r, none + c[8]));
     NAME(d) value = 1.0 + DFMA(r2, DFMA(DFMA(highest, r4, high), r4, low), r);
     NAME(d) first = DFMA(k, none + 0.5, none + ROUND), second = k - (first - ROUND) + ROUND;
-    return value * (NAME(d))(((NAME(i))first << 52) + bias) * (NAME(d))(((NAME(i))second << 52) + bias);
+    *last = (NAME(d))(((NAME(i))second << 52) + bias);
+    return value * (NAME(d))(((NAME(i))first << 52) + bias);
 #endif
+}
+
+static inline __attribute__((always_inline)) NAME(d) NAME(exponential)(NAME(d) x)
+{
+    NAME(d) last, value = NAME(exponential_over)(x, &last);
+    return SINGLE ? value : value * last;
 }
 
 static inline __attribute__((always_inline)) NAME(d) NAME(sigmoid)(NAME(d) x)
@@ -82,6 +91,16 @@ static inline __attribute__((always_inline)) NAME(d) NAME(sigmoid)(NAME(d) x)
     const NAME(d) none = {0};
     NAME(d) t = NAME(exponential)(PICK(x < none, x, -x));
     return PICK(x < none, t, none + 1.0) / (1.0 + t);
+}
+
+/* x times the sigmoid of v + rest, with a rest below v's last place. */
+static inline __attribute__((always_inline)) NAME(d) NAME(times_sigmoid)(NAME(d) x, NAME(d) v, NAME(d) rest)
+{
+    const NAME(d) none = {0};
+    NAME(d) last, e = NAME(exponential_over)(PICK(v < none, v, -v), &last);
+    e = DFMA(e, PICK(v < none, rest, -rest), e);
+    NAME(d) below = 1.0 + e * last;
+    return PICK(v < none, x * e / below * last, x / below);
 }
 
 #if SINGLE
@@ -117,6 +136,12 @@ static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
     const NAME(d) none = {0};
     NAME(d) tail = NAME(erfc)(PICK(x < none, -x, x) * 0.70710678118654752);
     return 0.5 * x * PICK(x < none, tail, 2.0 - tail);
+}
+
+/* 1 + tanh(u) is 2 sigmoid(2 u). */
+static inline __attribute__((always_inline)) NAME(d) NAME(gelu_by_tanh)(NAME(d) x)
+{
+    return x * NAME(sigmoid)(1.5957691216057308 * (x + 0.044715 * x * x * x));
 }
 #else
 
@@ -169,8 +194,24 @@ static inline __attribute__((always_inline)) NAME(d) NAME(tangent)(NAME(d) x)
     return PICK(x < none, -far, far);
 }
 
-/* e^(x + rest) as a sum of two doubles, for x from -1000 to 0 and a rest below its last place. */
-static inline __attribute__((always_inline)) NAME(d) NAME(two_exponentials)(NAME(d) x, NAME(d) rest, NAME(d) *low)
+/* 1 + tanh(u) is 2 sigmoid(2 u). Far below 0 an error of 2 u becomes a relative one, so 2 u is a sum of two doubles. */
+static inline __attribute__((always_inline)) NAME(d) NAME(gelu_by_tanh)(NAME(d) x)
+{
+    const NAME(d) none = {0}, end = none + 40.0;
+    NAME(d) t = PICK(x < -end, -end, x), rest, product, off;
+    t = PICK(t > end, end, t);
+    NAME(d) square = NAME(product_and_rest)(t, t, &rest);
+    NAME(d) part = NAME(product_and_rest)(none + 0.044715, square, &product), sum = 1.0 + part, added = sum - 1.0;
+    NAME(d) low = (1.0 - (sum - added)) + (part - added) + (product + (0.044715 * rest + 2.1960211427085595e-18 * square));
+    NAME(d) lead = NAME(product_and_rest)(none + 1.5957691216057308, t, &off);
+    off = off - 9.96930880911092e-17 * t;
+    NAME(d) v = NAME(product_and_rest)(lead, sum, &rest);
+    return NAME(times_sigmoid)(x, v, rest + (lead * low + off * sum));
+}
+
+/* e^(x + rest) over `last` as a sum of two doubles, for x from -1000 to 0 and a rest below its last place. */
+static inline __attribute__((always_inline)) NAME(d)
+    NAME(two_exponentials)(NAME(d) x, NAME(d) rest, NAME(d) *low, NAME(d) *last)
 {
     static const double c[] = {1.0 / 2,     1.0 / 6,      1.0 / 24,      1.0 / 120,      1.0 / 720,       1.0 / 5040,
                                1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
@@ -184,9 +225,10 @@ static inline __attribute__((always_inline)) NAME(d) NAME(two_exponentials)(NAME
         q = DFMA(q, r, none + c[i]);
     q = DFMA(r * r, q, r);
     NAME(d) high = 1.0 + q, first = DFMA(k, none + 0.5, none + ROUND), second = k - (first - ROUND) + ROUND;
-    NAME(d) a = (NAME(d))(((NAME(i))first << 52) + bias), b = (NAME(d))(((NAME(i))second << 52) + bias);
-    *low = (q - (high - 1.0)) * a * b;
-    return high * a * b;
+    NAME(d) scale = (NAME(d))(((NAME(i))first << 52) + bias);
+    *last = (NAME(d))(((NAME(i))second << 52) + bias);
+    *low = (q - (high - 1.0)) * scale;
+    return high * scale;
 }
 
 /* x Φ(x). Near 0, Φ(x) is 1/2 + x P(x²). Else, with t = |x| and w = 5 / (5 + t), Φ(−t) e^(t²/2) / w is a polynomial in
@@ -224,9 +266,9 @@ static inline __attribute__((always_inline)) NAME(d) NAME(gelu)(NAME(d) x)
     NAME(d) f = NAME(product_and_rest)(g, w, &product);
     NAME(d) off = (DFMA(-w, d, none + 5.0) - w * (t - (d - 5.0))) * d * 0.2; /* w is that of t + off */
     low = DFMA(low, w, product) - off * DFMA(t, f, none - inner[0]);         /* f' = t f - 1 / sqrt(2 pi) */
-    NAME(d) e_low, e = NAME(two_exponentials)(-0.5 * square, -0.5 * rest, &e_low);
-    NAME(d) tail = f * e + DFMA(f, e_low, low * e);
-    NAME(d) far = PICK(x < none, x * tail, x - x * tail), value = PICK(size < none + 0.75, x * near, far);
+    NAME(d) last, e_low, e = NAME(two_exponentials)(-0.5 * square, -0.5 * rest, &e_low, &last);
+    NAME(d) tail = t * (f * e + DFMA(f, e_low, low * e)) * last; /* 0 beyond 40 */
+    NAME(d) far = PICK(x < none, -tail, x - tail), value = PICK(size < none + 0.75, x * near, far);
     return PICK(x != x, x, value);
 }
 #endif
@@ -250,10 +292,10 @@ static int NAME(function)(int which, double p, ptrdiff_t n, const void *input, v
         EACH(NAME(sigmoid)(v));
     }
     if (which == LRPFAST_SILU) {
-        EACH(v * NAME(sigmoid)(v));
+        EACH(SINGLE ? v * NAME(sigmoid)(v) : NAME(times_sigmoid)(v, v, (NAME(d)){0}));
     }
-    if (which == LRPFAST_GELU && p != 0) { /* by tanh, of which 1 + tanh(u) is 2 sigmoid(2 u) */
-        EACH(v * NAME(sigmoid)(1.5957691216057308 * (v + 0.044715 * v * v * v)));
+    if (which == LRPFAST_GELU && p != 0) {
+        EACH(NAME(gelu_by_tanh)(v));
     }
     if (which == LRPFAST_GELU) {
         EACH(NAME(gelu)(v));
@@ -315,18 +357,15 @@ static void NAME(softmax)(ptrdiff_t n, void *scores, void *rows, int again)
 #endif
 }
 
-/* s of a query's products z with the keys under AttnLRP where denominators are as they are: they cancel, and
- * s = scale · weight · (s / 2 − total), but 0 where a denominator is 0. */
-static void NAME(score_back)(ptrdiff_t n, const void *products, const void *softmax, double total_, double scale_,
-                             void *s_)
+/* s of a query's products with the keys under AttnLRP where denominators are as they are: they cancel, and
+ * s = scale · weight · (s / 2 − total). */
+static void NAME(score_back)(ptrdiff_t n, const void *softmax, double total_, double scale_, void *s_)
 {
-    const T *z = products, *a = softmax;
+    const T *a = softmax;
     const T total = (T)total_, scale = (T)scale_;
     T *s = s_;
-    for (ptrdiff_t j = 0; j < n; j++) {
-        T value = scale * (a[j] * ((T)0.5 * s[j] - total));
-        s[j] = z[j] != 0 ? value : 0;
-    }
+    for (ptrdiff_t j = 0; j < n; j++)
+        s[j] = scale * (a[j] * ((T)0.5 * s[j] - total));
 }
 
 /* x = scale · z, what the softmax takes of a product. */

@@ -134,15 +134,16 @@ LIGHT(attention_op) // q, k, v, mask
     }
 }
 
-// s of a query's product with a key: what its relevance is z times. See `score_relevance` of _attention.pxi
+// s of a query's product with a key: what its relevance is z times, also where z is 0. See `score_relevance` of
+// _attention.pxi
 __device__ __forceinline__ REAL score_relevance(const Light& op, const Heads& h, const Query& query, int j, REAL z,
                                                 REAL a, REAL along, REAL total)
 {
     const REAL bias = op.values ? op.values[offset(h.bias, query, j)] : (REAL)0;
     REAL r = a * ((REAL)0.5 * along - total);
-    if (op.stabilizer == ZERO && op.p[1] == 0)
-        return z != 0 && (!op.values || (REAL)op.p[0] * z + bias != 0) ? (REAL)op.p[0] * r : (REAL)0;
     const REAL x = capped(op, z), y = op.values ? x + bias : x;
+    if (op.stabilizer == ZERO)
+        return (op.p[1] != 0 && z != 0 ? x / z : (REAL)op.p[0]) * r;
     r = y * r;
     for (i64 sum = op.count; sum > 0; sum--)
         r = (sum > 1 ? y : x) * (r / stabilized(y, (REAL)op.p[3], op.stabilizer));

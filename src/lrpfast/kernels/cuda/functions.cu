@@ -9,12 +9,52 @@ __device__ __forceinline__ double sigmoid(double x)
     return x >= 0 ? 1 / (1 + t) : t / (1 + t);
 }
 
+// the sigmoid of x + rest, with a rest below x's last place
+__device__ __forceinline__ double sigmoid_of_sum(double x, double rest)
+{
+    double t = exp(-fabs(x));
+    t += t * (x < 0 ? rest : -rest);
+    return x >= 0 ? 1 / (1 + t) : t / (1 + t);
+}
+
+// 2 u of GELU by tanh, and what rounding takes of it, of which a float does not see anything: `twice_u` of _functions.pxi
+__device__ __forceinline__ double twice_u(double x, double* rest)
+{
+    *rest = 0;
+    if (sizeof(REAL) < sizeof(double))
+        return 1.5957691216057308 * (x + 0.044715 * x * x * x);
+    const double t = fmin(fmax(x, -40.0), 40.0), square = t * t, part = 0.044715 * square, whole = 1 + part;
+    const double lead = 1.5957691216057308 * t, v = lead * whole, added = whole - 1;
+    const double off = fma(1.5957691216057308, t, -lead) - 9.96930880911092e-17 * t;
+    double low = fma(0.044715, square, -part) + (0.044715 * fma(t, t, -square) + 2.1960211427085595e-18 * square);
+    low += (1 - (whole - added)) + (part - added);
+    *rest = fma(lead, whole, -v) + (lead * low + off * whole);
+    return v;
+}
+
+// erfc(-x / sqrt(2)) / 2, corrected by what rounding takes of the argument
+__device__ __forceinline__ double normal_tail(double x)
+{
+    const double z = x * -0.7071067811865476;
+    if (sizeof(REAL) < sizeof(double))
+        return 0.5 * erfc(z);
+    const double rest = fma(x, -0.7071067811865476, -z) + x * 4.833646656726457e-17;
+    return 0.5 * erfc(z) - 0.5641895835477563 * rest * exp(-z * z);
+}
+
+// exp(-x * x / 2) / sqrt(2 pi)
+__device__ __forceinline__ double normal_density(double x)
+{
+    const double square = x * x;
+    return 0.3989422804014327 * exp(-0.5 * square) * (square < 2000 ? 1 - 0.5 * fma(x, x, -square) : 0);
+}
+
 __device__ __forceinline__ double softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
 
 // p: relu's max_value, negative_slope and threshold; else a function's parameters in their order
 __device__ double evaluate(int function, double x, const double* p)
 {
-    double t;
+    double t, rest;
     switch (function) {
     case RELU:
         t = x > p[2] ? x : p[1] * (x - p[2]);
@@ -26,10 +66,11 @@ __device__ double evaluate(int function, double x, const double* p)
         return x > 0 ? x : p[0] * expm1(x);
     case SELU: // Klambauer et al. 2017
         return 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * expm1(x));
-    case GELU:        // exact or by tanh;
-        if (p[0])     // 1 + tanh(u) as 2 * sigmoid(2 u), and 1 + erf as erfc: no digits lost far below zero
-            return x * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x));
-        return 0.5 * x * erfc(x * -0.7071067811865476);
+    case GELU: // exact or by tanh, of which 1 + tanh(u) is 2 * sigmoid(2 u): no digits are lost far below zero
+        if (!p[0])
+            return x * normal_tail(x);
+        t = twice_u(x, &rest);
+        return x * sigmoid_of_sum(t, rest);
     case SILU:
         return x * sigmoid(x);
     case TANH:
@@ -82,12 +123,13 @@ __device__ double slope_of(int function, double x, const double* p)
         return 1.0507009873554805 * (x > 0 ? 1 : 1.6732632423543772 * exp(x));
     case GELU:
         if (p[0]) {
-            u = 1.5957691216057308 * (x + 0.044715 * x * x * x);
-            t = sigmoid(u);
-            u = t * sigmoid(-u);
-            return t + (u > 0 ? x * u * 1.5957691216057308 * (1 + 0.134145 * x * x) : 0);
+            double rest;
+            u = twice_u(x, &rest);
+            t = sigmoid_of_sum(u, rest);
+            u = sigmoid_of_sum(-u, -rest);
+            return t > 0 && u > 0 ? t * fma(1.5957691216057308 * x * u, fma(0.134145 * x, x, 1.0), 1.0) : t;
         }
-        return 0.5 * erfc(x * -0.7071067811865476) + 0.3989422804014327 * x * exp(-0.5 * x * x);
+        return normal_tail(x) + x * normal_density(x);
     case SILU:
         return sigmoid(x) * (1 + x * sigmoid(-x));
     case TANH:

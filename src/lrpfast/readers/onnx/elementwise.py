@@ -18,6 +18,7 @@ from ..file_axes import file_sizes
 from ..input_shape import FIX_SIZE
 from ..mask_arithmetic import mapped, masked_product, masked_sum, product_of_masks
 from ..masks import HIDING_ALONE, Condition, Masked, compared, is_whole, softmax
+from ..reductions import unit_norm
 from .context import NodeContext
 from .fold import DTYPES, FoldedValue
 from .values import Integers
@@ -241,6 +242,14 @@ def _normalized(kind: Any) -> Callable[[NodeContext], Value]:
     return build
 
 
+def _unit_norm(ctx: NodeContext) -> Value:
+    """Values over their length, as it was found in several nodes."""
+    x = ctx.value()
+    dims = {a % x.rank for a in ctx.attr("axes")}
+    _check_shapes(ctx, x, dims, "divides by a length of shape {}, which is not its own")
+    return unit_norm(ctx.builder, x, [x.axis(a) for a in ctx.attr("axes")])
+
+
 def _instance_norm(ctx: NodeContext) -> Value:
     """Each channel by its own mean and deviation, then scaled."""
     b, x = ctx.builder, ctx.value()
@@ -446,6 +455,7 @@ ELEMENTWISE: dict[str, Callable[[NodeContext], Any]] = {
     "Pow": _power,
     "Reciprocal": _function("power", exponent=-1.0),
     "RMSNorm*": _normalized(L.RMSNorm),
+    "UnitNorm*": _unit_norm,
     "RMSNormalization": lambda ctx: _layer_norm(ctx, L.RMSNorm),
     "Relu": _function("relu"),
     "Selu": _selu,

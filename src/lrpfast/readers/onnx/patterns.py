@@ -20,6 +20,7 @@ from .fold import integers
 from .formulas import FORMULAS, Formula, NoFormula, X, clip, number, power, recognised
 from .log_sums import alike, log_sum
 from .step_masks import step_mask
+from .unit_norms import unit_norm
 
 #: Operators that make a function more than sums and products; without one there is none to recognise.
 _CURVED = {
@@ -101,7 +102,8 @@ class Matcher:
     def match(self, node: Node) -> Node:
         """The node that stands for this one and those before it; itself where it is no pattern."""
         result = step_mask(self, node) or self.function(node) or self._softmax(node) or log_sum(self, node)
-        result = result or self._normalized(node) or self._affine(node) or self._stacked(node) or node
+        result = result or self._normalized(node) or unit_norm(self, node) or self._affine(node)
+        result = result or self._stacked(node) or node
         return replace(result, written=node.op) if result.op.endswith("*") else result
 
     def written_out(self, node: Node) -> Node | None:

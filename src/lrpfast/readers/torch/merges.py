@@ -134,9 +134,7 @@ def _reduction(kind: Any, merge: Any, several: bool = False, negate: bool = Fals
         ):
             result: Any = node.builder.merge(merge(), x.values)
             return (result, None) if several else result
-        x = x.unstacked(node.builder) if isinstance(x, Stack) else x
-        if not _is_value(x):
-            raise node.unsupported("reduces something other than a value of the model")
+        x = x.unstacked(node.builder) if isinstance(x, Stack) else node.tensor()
         axes = [x.axis(d) for d in dims]
         count = 1 if merge is not L.Add else math.prod(fixed(x, a) for a in axes)
         x = negative(node.builder, x) if negate else x
