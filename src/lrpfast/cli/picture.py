@@ -14,6 +14,7 @@ import numpy as np
 from .. import plot
 from ..analyzer import Analyzer
 from ..batch import ALL, NORMALIZATIONS, Source, Statistics, open_mask, open_source
+from ..batch.groups import GROUP
 from ..batch.times import times_of
 from ..coordinates import coordinate_kind
 from ..engine.inputs import as_batch
@@ -91,7 +92,9 @@ class Picture:
 
     def of_means(self, statistics: Statistics) -> Any:
         """Draw the mean maps of statistics, one for each group."""
-        means, groups = statistics.mean, [str(group) for group in statistics.groups]
+        means, name = statistics.mean, statistics.group_name
+        numbered = name != GROUP and all(isinstance(group, (int, np.integer)) for group in statistics.groups)
+        groups = [f"{name} {group}" if numbered else str(group) for group in statistics.groups]
         arguments = {"title": f"mean relevance, {self.title}", "limit": MOST_PANELS, **self.arguments}
         extra = means.ndim - len(self.inputs.shape)
         if extra == 0:
@@ -179,7 +182,7 @@ def _coordinates(inputs: Source) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _title(options: argparse.Namespace) -> str:
-    title = f"{options.rule}, target {os.path.basename(options.target)}"
+    title = f"{', '.join([options.rule, *options.rule_for])}, target {os.path.basename(options.target)}"
     if options.start is not None:
         title += f", from layer {options.start}"
     if options.normalize is not None:
