@@ -38,12 +38,12 @@ def deflated(data: bytes | memoryview, *, window: int = zlib.MAX_WBITS, last: bo
     """
     quarters = range(0, len(data), max(1, -(-len(data) // 4)))
     sample = b"".join(bytes(data[first : first + SAMPLE_BYTES]) for first in quarters)
-    runs, any_repetition = (len(_packed(sample, s)) for s in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
+    runs, any_repetition = (len(_compressed(sample, s)) for s in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
     repeats = any_repetition < LEAST_GAIN * runs
-    return _packed(data, zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_RLE, window, last)
+    return _compressed(data, zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_RLE, window, last)
 
 
-def _packed(data: bytes | memoryview, strategy: int, window: int = zlib.MAX_WBITS, last: bool = True) -> bytes:
+def _compressed(data: bytes | memoryview, strategy: int, window: int = zlib.MAX_WBITS, last: bool = True) -> bytes:
     deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, window, zlib.DEF_MEM_LEVEL, strategy)
     return deflate.compress(data) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
