@@ -104,7 +104,7 @@ MAY_IMPORT = {
     },
     "plot": {"coordinates", "display", "errors", "output", "engine", "kernels"},
     "reporting": {
-        *("coordinates", "errors", "output", "table", "version", "kernels", "rules", "engine", "batch"),
+        *("coordinates", "errors", "output", "table", "version", "model", "kernels", "rules", "engine", "batch"),
         *("plot", "analyzer", "ensemble", "evaluate"),
     },
     "evaluate": {"errors", "table", "kernels", "model", "readers", "engine", "batch", "plot", "analyzer"},

@@ -24,6 +24,7 @@ from ..engine.inputs import is_array
 from ..engine.io_layout import IOSlot
 from ..ensemble import Ensemble
 from ..errors import InputError
+from ..model.graph import Model
 from ..output import check_target, replacing
 from ..plot.check import figure_class
 from .collect import Collected, Collector, class_count, of_model
@@ -149,13 +150,7 @@ def report(
     check_target(path)
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists; overwrite=True replaces it")
-    model = next(analyzer.analyzers())[1].model if isinstance(analyzer, Ensemble) else analyzer.model
-    if isinstance(model.output_shape, list):
-        raise InputError("a report is of a model with one output; model.until(NAME) has one of several")
-    if isinstance(model.input_shape, list) and mask is not None:
-        raise InputError("mask is for models of one input")
-    if isinstance(model.input_shape, list) and isinstance(analyzer, Ensemble):
-        raise InputError("a report of an ensemble is about models of one input")
+    model = _model_of(analyzer, mask)
     with open_inputs(model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
         read = {name: getattr(settings, name) for name in ("labels", "mask", "target")}
         sources = {name: item for name, item in source_paths(source).items() if _is_path(item)}
@@ -164,6 +159,18 @@ def report(
     with replacing(path) as file:
         file.write(page)
     return os.fspath(path)
+
+
+def _model_of(analyzer: Analyzer | Ensemble, mask: Any) -> Model:
+    """The model, of an ensemble the first; InputError unless a report can be about it."""
+    model = next(analyzer.analyzers())[1].model if isinstance(analyzer, Ensemble) else analyzer.model
+    if isinstance(model.output_shape, list):
+        raise InputError("a report is of a model with one output; model.until(NAME) has one of several")
+    if isinstance(model.input_shape, list) and mask is not None:
+        raise InputError("mask is for models of one input")
+    if isinstance(model.input_shape, list) and isinstance(analyzer, Ensemble):
+        raise InputError("a report of an ensemble is about models of one input")
+    return model
 
 
 def _page(
