@@ -104,8 +104,8 @@ MAY_IMPORT = {
     },
     "plot": {"coordinates", "display", "errors", "output", "engine", "kernels"},
     "reporting": {
-        *("errors", "output", "table", "version", "kernels", "rules", "engine", "batch"),
-        *("plot", "analyzer", "evaluate"),
+        *("coordinates", "errors", "output", "table", "version", "model", "kernels", "rules", "engine", "batch"),
+        *("plot", "analyzer", "ensemble", "evaluate"),
     },
     "evaluate": {"errors", "table", "kernels", "model", "readers", "engine", "batch", "plot", "analyzer"},
     "layers": {"model"},

@@ -368,6 +368,103 @@ def test_command_for_several_inputs(rng, tmp_path, unpainted):
     assert main(["report", arguments[1], "-o", "r.html"]) == 2
 
 
+# Several models; latitudes and longitudes
+
+
+def member(seed):
+    rng = np.random.default_rng(seed)
+    kernels = [rng.normal(size=shape).astype(np.float32) for shape in ((6, 5), (5, 2))]
+    layers = [L.Dense(kernels[0], activation="relu"), L.Dense(kernels[1], activation="softmax")]
+    return lrpfast.from_layers(layers, name=f"seed_{seed}")
+
+
+@pytest.mark.parametrize("kind", ["python", "command"])
+def test_an_ensemble(kind, rng, tmp_path, monkeypatch, unpainted):
+    """The numbers of the table are those of each model's own explanations."""
+    from lrpfast.reporting import members
+
+    monkeypatch.chdir(tmp_path)
+    x, labels, drawn = rng.normal(size=(50, 6)).astype(np.float32), np.arange(50) % 2, {}
+    for seed in range(3):
+        member(seed).save(f"seed_{seed}.npz")
+    np.save("x.npy", x)
+    np.save("labels.npy", labels)
+    draw = members.Drawing.maps
+
+    def maps(self, page, values, names, columns, text, quantity="relevance"):
+        drawn[quantity] = values
+        draw(self, page, values, names, columns, text, quantity)
+
+    monkeypatch.setattr(members.Drawing, "maps", maps)
+    if kind == "python":
+        ensemble = lrpfast.Ensemble("seed_*.npz", "z_plus")
+        lrpfast.report(ensemble, "x.npy", "r.html", labels=labels, class_names=["a", "b"], progress=False)
+    else:
+        command = ["report", "--models", "seed_*.npz", "x.npy", "--rule", "z_plus", "--labels", "labels.npy"]
+        assert main([*command, "--class-names", "a,b", "-o", "r.html", "--quiet"]) == 0
+    text = read(tmp_path / "r.html").text
+    each = []
+    for seed in range(3):
+        own = lrpfast.Analyzer(member(seed), "z_plus").analyze(x).astype(np.float64)
+        each.append([own[labels == k].mean(0) for k in (0, 1)])
+        right = (member(seed).predict(x).argmax(1) == labels).mean()
+        zero = int((own == 0).all(1).sum())
+        assert re.search(rf"seed_{seed}{member(seed).digest()[:12]}{right:.1%}[\d.%-]+{zero}", text.replace("\n", ""))
+    each = np.array(each)
+    np.testing.assert_allclose(drawn["relevance"], each.mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(drawn["standard deviation"], each.std(0), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(drawn["agreement"], np.sign(each).mean(0), atol=1e-12)
+    assert "3models" in text.replace("\n", "") and "a, 25" not in text  # labels are in the pictures
+
+
+def test_ensembles_that_do_not_fit(rng, tmp_path, capsys, unpainted):
+    x, path = rng.normal(size=(9, 6)), tmp_path / "r.html"
+    graph = lrpfast.Graph()
+    two = graph.model(graph.add(L.Add(), graph.input((6,), name="a"), graph.input((6,), name="b")))
+    with pytest.raises(InputError, match="models of one input"):
+        lrpfast.report(lrpfast.Ensemble({"two": two}, "epsilon"), [x, x], path, progress=False)
+    other = lrpfast.from_layers([L.Dense(np.ones((7, 2)))])
+    with pytest.raises(ShapeError):
+        lrpfast.report(lrpfast.Ensemble([member(0), other], "epsilon"), x, path, progress=False)
+    assert main(["report", "--models", str(tmp_path / "no_*.npz"), "x.npy", "-o", str(path)]) == 2
+    assert "no file matches" in capsys.readouterr().err
+    assert main(["report", "m.npz", "-o", str(path)]) == 2
+    assert "required: INPUTS" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_north_is_up(masked, rng, tmp_path, monkeypatch, unpainted):
+    """Where data have latitudes and longitudes, they decide, as in all other pictures."""
+    xarray = pytest.importorskip("xarray")
+    from lrpfast.reporting import pictures
+
+    seen, draw = [], pictures.plot.heatmap
+    monkeypatch.setattr(pictures.plot, "heatmap", lambda *a, **options: seen.append(options) or draw(*a, **options))
+    lat, lon = np.arange(-10.0, 11, 10), np.arange(0.0, 40, 10)
+    data = xarray.DataArray(rng.normal(size=(20, 3, 4)), {"lat": lat, "lon": lon}, ("time", "lat", "lon"))
+    mask = rng.random((3, 4)) < 0.8
+    size = int(mask.sum()) if masked else 12
+    layers = [L.Dense(rng.normal(size=(size, 2)))]
+    if not masked:
+        layers.insert(0, L.Flatten())
+    model = lrpfast.from_layers(layers, input_shape=(size,) if masked else (3, 4, 1))
+    analyzer = lrpfast.Analyzer(model, "epsilon")
+    lrpfast.report(analyzer, data, tmp_path / "r.html", mask=mask if masked else None, progress=False)
+    assert len(seen) > 1
+    for options in seen:
+        np.testing.assert_array_equal(options["coordinates"][0], lat)
+        np.testing.assert_array_equal(options["coordinates"][1], lon)
+
+
+def test_maps_that_are_zero_are_counted(tmp_path, unpainted):
+    model = lrpfast.from_layers([L.Dense(np.ones((2, 2)), activation="relu"), L.Dense(np.ones((2, 1)))])
+    x = np.array([[1.0, 2.0], [-1.0, -2.0], [-3.0, 1.0], [2.0, 2.0]])
+    lrpfast.report(lrpfast.Analyzer(model, "epsilon"), x, tmp_path / "r.html", progress=False)
+    text = read(tmp_path / "r.html").text
+    assert "Of 4 explanations, 2 are zero everywhere." in text and "2explanations that mean little" in text
+
+
 def test_text_is_escaped():
     assert page.escaped("<a href='x'>\x00\u202e") == "&lt;a href=&#x27;x&#x27;&gt;\ufffd\ufffd"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 #: Names, standard names and units, in lower case.
@@ -22,3 +22,15 @@ def coordinate_kind(name: str, attrs: Mapping[str, Any]) -> str | None:
     """
     own = {name.lower(), *(str(attrs.get(key, "")).lower() for key in ("standard_name", "units"))}
     return next((kind for kind, hints in _HINTS.items() if own & hints), None)
+
+
+def latitudes_and_longitudes(dims: Sequence[str], coords: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """The coordinates of a grid's two axes, by the names of its dimensions; None unless they are these."""
+    pair = [coords.get(dim) for dim in dims]
+    kinds = [
+        None if coord is None or coord.values.ndim != 1 else coordinate_kind(dim, coord.attrs)
+        for dim, coord in zip(dims, pair, strict=True)
+    ]
+    if kinds != ["latitude", "longitude"]:
+        return None
+    return pair[0].values, pair[1].values  # type: ignore[union-attr]

@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..output import SLASHES, beside, check_target, replacing
+from .deflate import npz_parts
 from .metadata import Coord, encoded
 from .sinks.base import naming
 from .sinks.libraries import check_room, storing
@@ -70,7 +71,7 @@ def write_maps(
     with storing(path):
         content: Any = _MAKERS[kind](path, described_arrays, coords, attributes, compression)
     with replacing(path) as file:
-        file.write(content)
+        file.writelines(content)
 
 
 def check_maps(path: str, names: Collection[str], dims: Collection[str], coords: Mapping[str, Coord]) -> None:
@@ -118,7 +119,7 @@ def _netcdf(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     compression: str | None,
-) -> bytes:
+) -> list[bytes]:
     from .sinks.netcdf import dataset, write_netcdf
 
     # the library writes only to named files; the gaps in the files that it builds in memory hold arbitrary bytes
@@ -134,7 +135,7 @@ def _netcdf(
             with h5py.File(temporary, "r+") as packed:
                 write_chunks(packed, {key: arrays[key].values for key in chunks})
         with open(temporary, "rb") as content:
-            return content.read()
+            return [content.read()]
 
 
 def _hdf5(
@@ -143,7 +144,7 @@ def _hdf5(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     compression: str | None,
-) -> memoryview:
+) -> list[memoryview]:
     import h5py
 
     from .sinks.hdf5 import write_hdf5
@@ -153,7 +154,7 @@ def _hdf5(
         chunks = _chunks(arrays, compression)
         write_hdf5(file, arrays, coords, attributes, path, chunks.keys(), compression, chunks)
         write_chunks(file, {key: arrays[key].values for key in chunks})
-    return content.getbuffer()
+    return [content.getbuffer()]
 
 
 def _npz(
@@ -162,7 +163,7 @@ def _npz(
     coords: Mapping[str, Coord],
     attributes: Mapping[str, str],
     compression: str | None,
-) -> memoryview:
+) -> Iterable[bytes | memoryview]:
     check_names(path, "npz", arrays, coords)
     members_by_name = {**{key: encoded(key, coord) for key, coord in coords.items()}, **arrays}
     notes = {
@@ -172,11 +173,13 @@ def _npz(
         },
         "attributes": dict(attributes),
     }
-    content = io.BytesIO()
     members: dict[str, Any] = {key: value.values for key, value in members_by_name.items()}
-    save = np.savez if compression is None else np.savez_compressed
-    save(content, metadata=np.array(json.dumps(notes)), **members)
-    return content.getbuffer()
+    members = {"metadata": np.array(json.dumps(notes)), **members}
+    if compression is not None and all(values.dtype.kind in "biufSU" for values in members.values()):
+        return npz_parts(members)
+    content = io.BytesIO()
+    np.savez(content, **members)
+    return [content.getbuffer()]
 
 
 def _to_zarr(

@@ -98,6 +98,7 @@ examples:
   lrpfast report model.h5 x.npy --labels classes.npy -o report.html
   lrpfast report model.keras sst.nc:sst --mask ocean.npy --rule lrp.z_plus --normalize maxabs -o report.html
   lrpfast report cnn.onnx images.npy --class-names cat,dog --rule epsilon_plus_flat -o report.html
+  lrpfast report --models 'seed_*.h5' 'sst_*.nc:sst' --mask ocean.nc:ocean --labels time.season -o report.html
 
 The page needs nothing else: no scripts, no network, no other files. It says how the explanations were made and whether
 to trust them (balance of relevance by layer, accuracy, sparsity, flipped features against a random order), and shows
@@ -311,8 +312,13 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("inputs", metavar="INPUTS", nargs="+", help=SEVERAL_HELP)
+    parser.add_argument("model", metavar="MODEL", help=f"{MODEL_HELP}; none with --models")
+    parser.add_argument("inputs", metavar="INPUTS", nargs="*", help=SEVERAL_HELP)
+    parser.add_argument(
+        "--models",
+        metavar="PATTERN",
+        help="an ensemble in place of MODEL, such as 'seed_*.h5': how each member does, and what they agree on",
+    )
     parser.add_argument("-o", "--output", metavar="OUT.html", required=True, help="the page to write")
     add_input_shape(parser)
     add_rule_options(parser)

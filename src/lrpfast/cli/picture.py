@@ -14,8 +14,9 @@ import numpy as np
 from .. import plot
 from ..analyzer import Analyzer
 from ..batch import ALL, NORMALIZATIONS, Source, Statistics, open_mask, open_source
+from ..batch.groups import GROUP
 from ..batch.times import times_of
-from ..coordinates import coordinate_kind
+from ..coordinates import latitudes_and_longitudes
 from ..engine.inputs import as_batch
 from ..errors import InputError, RelevanceWarning
 from ..plot.file import check_path
@@ -91,7 +92,9 @@ class Picture:
 
     def of_means(self, statistics: Statistics) -> Any:
         """Draw the mean maps of statistics, one for each group."""
-        means, groups = statistics.mean, [str(group) for group in statistics.groups]
+        means, name = statistics.mean, statistics.group_name
+        numbered = name != GROUP and all(isinstance(group, (int, np.integer)) for group in statistics.groups)
+        groups = [f"{name} {group}" if numbered else str(group) for group in statistics.groups]
         arguments = {"title": f"mean relevance, {self.title}", "limit": MOST_PANELS, **self.arguments}
         extra = means.ndim - len(self.inputs.shape)
         if extra == 0:
@@ -168,18 +171,11 @@ def _coordinates(inputs: Source) -> tuple[np.ndarray, np.ndarray] | None:
     """The latitudes and longitudes of grids (samples, lat, lon), or with channels after them; None for other inputs."""
     if inputs.labels is None or len(inputs.shape) not in (3, 4):
         return None
-    pair = [inputs.labels.coords.get(dim) for dim in inputs.labels.dims[1:3]]
-    kinds = [
-        None if coord is None or coord.values.ndim != 1 else coordinate_kind(dim, coord.attrs)
-        for dim, coord in zip(inputs.labels.dims[1:3], pair, strict=True)
-    ]
-    if kinds != ["latitude", "longitude"]:
-        return None
-    return pair[0].values, pair[1].values  # type: ignore[union-attr]
+    return latitudes_and_longitudes(inputs.labels.dims[1:3], inputs.labels.coords)
 
 
 def _title(options: argparse.Namespace) -> str:
-    title = f"{options.rule}, target {os.path.basename(options.target)}"
+    title = f"{', '.join([options.rule, *options.rule_for])}, target {os.path.basename(options.target)}"
     if options.start is not None:
         title += f", from layer {options.start}"
     if options.normalize is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import os
 import shlex
 import warnings
@@ -12,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from .. import output
+from ..analyzer import Analyzer
+from ..ensemble import Ensemble
 from ..errors import InputError, RelevanceWarning
 from ..reporting import report
 from . import options
 from .signals import terminable
+from .usage import UsageError
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,13 +31,23 @@ def run(arguments: argparse.Namespace) -> None:
     target = options.target(arguments.target)
     if isinstance(target, np.ndarray) and target.ndim != 1:
         raise InputError(f"--target must hold one output's index for each sample, not shape {target.shape}")
+    several = None
+    if arguments.models is not None:
+        arguments.inputs = [arguments.model, *arguments.inputs]
+        several = Ensemble(arguments.models, functools.partial(_analyzer, arguments))
+    if not arguments.inputs:
+        raise UsageError("the following arguments are required: INPUTS; see lrpfast report --help")
     model = options.of_one_output(
-        options.model_of(arguments, arguments.memory), arguments, "a report", several_inputs=True
+        options.model_of(arguments, arguments.memory, None if several is None else several.models[0]),
+        *(arguments, "a report"),
+        several_inputs=several is None,
     )
     names = [model.nodes[i].name for i in model.inputs]
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.open_inputs = options.opener(model, arguments)
-    analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
+    analyzer: Any = several
+    if several is None:
+        analyzer = options.analyzer(model, arguments, arguments.threads, arguments.memory)
     with terminable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RelevanceWarning)  # the report counts them
         report(
@@ -62,6 +77,11 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if not arguments.quiet:
         print(f"wrote {arguments.output}")
+
+
+def _analyzer(arguments: argparse.Namespace, path: Any) -> Analyzer:
+    model = options.of_one_output(options.model_of(arguments, arguments.memory, path), copy.copy(arguments), "a report")
+    return options.analyzer(model, arguments, arguments.threads, arguments.memory)
 
 
 def _of_inputs(texts: Sequence[str] | None, names: Sequence[str], value: Callable[[str], Any]) -> Any:

@@ -47,16 +47,23 @@ class Drawing:
     tokens: Sequence[str] | None = None
     labels: ArrayMetadata | None = None
 
-    def maps(self, page: Page, maps: np.ndarray, labels: Sequence[str], columns: int, description: str) -> None:
+    def maps(
+        self,
+        page: Page,
+        maps: np.ndarray,
+        labels: Sequence[str],
+        columns: int,
+        description: str,
+        quantity: str = "relevance",
+    ) -> None:
         """Maps of groups in a grid, on one scale; ``columns`` is of those that belong together."""
         arguments: dict[str, Any] = {"kind": "vector"} if self.kind == "tokens" else dict(self.arguments)
         if self.kind != "tokens" and self.features and len(self.features) <= NAMED:
             arguments["features"] = self.features
         if self.kind == "image" and len(labels) > columns:
             columns *= 2
-        figure = plot.heatmap(
-            maps, labels=labels, scale="shared", limit=len(maps), columns=min(columns, len(labels)), **arguments
-        )
+        arguments |= {"columns": min(columns, len(labels)), "colorbar_label": quantity}
+        figure = plot.heatmap(maps, labels=labels, scale="shared", limit=len(maps), **arguments)
         page.picture(_narrow(figure), description)
 
     def samples(

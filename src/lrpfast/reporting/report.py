@@ -19,19 +19,23 @@ from ..batch.per_sample import labels_for, selected_samples
 from ..batch.sources import is_files
 from ..batch.stream import progress_bar
 from ..batch.targets import target_of_run
+from ..coordinates import latitudes_and_longitudes
 from ..engine.inputs import is_array
 from ..engine.io_layout import IOSlot
+from ..ensemble import Ensemble
 from ..errors import InputError
+from ..model.graph import Model
 from ..output import check_target, replacing
 from ..plot.check import figure_class
-from .collect import Collector, class_count, of_model
+from .collect import Collected, Collector, class_count, of_model
+from .members import MembersPage
 from .pictures import Drawing
 from .settings import Labels, ReportSettings
 from .write import write
 
 
 def report(
-    analyzer: Analyzer,
+    analyzer: Analyzer | Ensemble,
     source: Any,
     path: str | os.PathLike[str],
     *,
@@ -64,8 +68,9 @@ def report(
 
     Parameters
     ----------
-    analyzer : Analyzer
-        Of a model with one output.
+    analyzer : Analyzer or Ensemble
+        Of a model with one output. The page of an ensemble shows how each member does, their mean maps, and how far
+        these agree; it has no single samples.
     source : path or array, shape (samples, *input_shape)
         As in `Analyzer.stream`, so of several inputs a mapping, a list or a file; an iterator is not enough, since some
         samples are read again.
@@ -145,11 +150,8 @@ def report(
     check_target(path)
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists; overwrite=True replaces it")
-    if isinstance(analyzer.model.output_shape, list):
-        raise InputError("a report is of a model with one output; model.until(NAME) has one of several")
-    if isinstance(analyzer.model.input_shape, list) and mask is not None:
-        raise InputError("mask is for models of one input")
-    with open_inputs(analyzer.model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
+    model = _model_of(analyzer, mask)
+    with open_inputs(model, source, settings.mask, select=select, fill_nan=fill_nan) as opened:
         read = {name: getattr(settings, name) for name in ("labels", "mask", "target")}
         sources = {name: item for name, item in source_paths(source).items() if _is_path(item)}
         check_no_overlap({"report": path}, {**sources, **read})
@@ -159,10 +161,34 @@ def report(
     return os.fspath(path)
 
 
+def _model_of(analyzer: Analyzer | Ensemble, mask: Any) -> Model:
+    """The model, of an ensemble the first; InputError unless a report can be about it."""
+    model = next(analyzer.analyzers())[1].model if isinstance(analyzer, Ensemble) else analyzer.model
+    if isinstance(model.output_shape, list):
+        raise InputError("a report is of a model with one output; model.until(NAME) has one of several")
+    if isinstance(model.input_shape, list) and mask is not None:
+        raise InputError("mask is for models of one input")
+    if isinstance(model.input_shape, list) and isinstance(analyzer, Ensemble):
+        raise InputError("a report of an ensemble is about models of one input")
+    return model
+
+
 def _page(
-    analyzer: Analyzer, data: Source, settings: ReportSettings, progress: bool | Callable[[int], object]
+    analyzer: Analyzer | Ensemble, data: Source, settings: ReportSettings, progress: bool | Callable[[int], object]
 ) -> bytes:
     """The report of a source's samples as HTML."""
+    if isinstance(analyzer, Ensemble):
+        of_members = MembersPage(settings)
+        for name, member in analyzer.analyzers():
+            of_members.add(name, *_collected(member, data, settings, progress))
+        return of_members.document()
+    return write(*_collected(analyzer, data, settings, progress))
+
+
+def _collected(
+    analyzer: Analyzer, data: Source, settings: ReportSettings, progress: bool | Callable[[int], object]
+) -> tuple[Analyzer, Source, ReportSettings, Labels | None, list[Drawing], Collected]:
+    """What a report is written from, after one pass over the data."""
     grid = None
     if settings.mask is not None:
         grid = open_mask_for(analyzer.model.input_shape, settings.mask, data)
@@ -183,7 +209,7 @@ def _page(
     ]
     with progress_bar(progress, samples, 0) as update:
         collected = Collector(core, data, settings, labels).run(update)
-    return write(analyzer, data, settings, labels, drawings, collected)
+    return analyzer, data, settings, labels, drawings, collected
 
 
 def _is_path(value: Any) -> bool:
@@ -239,11 +265,25 @@ def _drawing(
             arguments["channels_first"] = first
     if kind == "image":
         arguments["origin"] = settings.origin
+        if settings.shape is None and (coordinates := _coordinates_of(data, grid)) is not None:
+            arguments["coordinates"] = coordinates  # which say where north is, and that channels are last
+            if grid is None and len(data.shape) == 4:
+                arguments.setdefault("channels_first", False)
     if kind != "tokens":
         arguments["kind"] = kind
     if features is None and kind == "vector":
         features = _names_in(data)
     return Drawing(kind, arguments, features, settings.tokens, data.labels)
+
+
+def _coordinates_of(data: Source, grid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The latitudes and longitudes of grids (samples, lat, lon), or with channels after them; None for other inputs."""
+    labels = data.labels
+    if labels is not None and grid is not None:
+        labels = labels.grid
+    if labels is None or len(labels.dims) not in (3, 4):
+        return None
+    return latitudes_and_longitudes(labels.dims[1:3], labels.coords)
 
 
 def _names_in(data: Source) -> tuple[str, ...] | None:

@@ -94,7 +94,7 @@ class _Writer:
         if c.reached is not None and np.isfinite(c.reached).any():
             median = float(np.median(c.reached[np.isfinite(c.reached)]))
             facts.append(("of the output reaches the input (median)", f"{median:.1%}"))
-            doubtful = sum(c.counts.get(key, 0) for key in ("amplified", "vanished", "zero_maps"))
+            doubtful = sum(c.counts.get(key, 0) for key in ("amplified", "vanished", "zero"))
             facts.append(("explanations that mean little", f"{doubtful:,}"))
         self._page.facts(facts)
 
@@ -111,7 +111,7 @@ class _Writer:
                 "rule",
                 str(self._gradients) if self._gradients else core.settings.composite.name.removeprefix("uniform "),
             ),
-            ("target", _target(target)),
+            ("target", target_of_page(target)),
             ("precision", made["precision"]),
             ("device", self._analyzer.device),
             ("lrpfast", __version__),
@@ -205,7 +205,7 @@ class _Writer:
         counts = {
             "amplified": "grow more than 1,000-fold between the output and the input",
             "vanished": "have less than a thousandth of the output left at the input",
-            "zero_maps": "are zero everywhere",
+            "zero": "are zero everywhere",
         }
         found = [f"{c.counts[key]:,} {text}" for key, text in counts.items() if c.counts.get(key)]
         page.paragraph(
@@ -418,7 +418,8 @@ def _region(drawing: Drawing, shape: Sequence[int]) -> tuple[int, ...] | None:
     return (channels, *sizes) if first else sizes
 
 
-def _target(target: Any) -> str:
+def target_of_page(target: Any) -> str:
+    """The target, in words."""
     if isinstance(target, str) and target == "max":
         return "max: each sample's largest output"
     return target_text(target)

@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 
 from ...engine.threads import get_num_threads
-from ..compression import LEVEL
+from ..deflate import deflated
 from ..metadata import Coord
 
 #: Bytes of a chunk: readers unpack a whole one for each sample.
 CHUNK_BYTES = 1 << 20
-#: Bytes of each quarter of a chunk that are compressed in both ways, to choose the way …
-SAMPLE_BYTES = 1 << 13
-#: … and the share of the other's size below which the slower one is taken.
-LEAST_GAIN = 0.9
 #: Attributes that hold addresses in the file.
 _ADDRESSES = ("DIMENSION_LIST", "REFERENCE_LIST")
 
@@ -94,24 +90,11 @@ def write_chunks(file: Any, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _chunk_bytes(rows: np.ndarray, count: int) -> bytes:
-    """A chunk of this number of rows as HDF5 stores it: bytes of equal significance together, then deflated.
-
-    Relevance has runs of equal bytes (NaN, zeros, the upper bytes) and otherwise noise. To look for runs alone takes a
-    third of the time of looking for any repetition; samples of the bytes say whether it saves as much.
-    """
+    """A chunk of this number of rows as HDF5 stores it: bytes of equal significance together, then deflated."""
     chunk = np.zeros((count, *rows.shape[1:]), rows.dtype)
     chunk[: len(rows)] = rows
     shuffled = np.ascontiguousarray(chunk.reshape(-1).view(np.uint8).reshape(-1, rows.dtype.itemsize).T).reshape(-1)
-    quarters = range(0, len(shuffled), -(-len(shuffled) // 4))
-    sample = b"".join(shuffled[first : first + SAMPLE_BYTES].tobytes() for first in quarters)
-    runs, any_repetition = (len(_deflated(sample, strategy)) for strategy in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
-    repeats = any_repetition < LEAST_GAIN * runs
-    return _deflated(shuffled.data, zlib.Z_DEFAULT_STRATEGY if repeats else zlib.Z_RLE)
-
-
-def _deflated(data: bytes | memoryview, strategy: int) -> bytes:
-    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-    return deflate.compress(data) + deflate.flush()
+    return deflated(shuffled.data)
 
 
 def _values_text(values: np.ndarray) -> str:

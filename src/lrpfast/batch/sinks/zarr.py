@@ -21,6 +21,7 @@ import numpy as np
 from ...errors import InputError
 from ...output import SLASHES, beside, check_free, check_target, on_disk, sync
 from ..compression import decode_chunk, encode_chunk, zarr_codec
+from ..deflate import zlib_stream
 from ..metadata import Coord, encoded, plain, with_coordinates
 from .base import Sink, check_rows, little, naming
 from .hdf5 import check_same, new_attributes
@@ -333,8 +334,8 @@ def write_zarr(
         For invalid names, and for names that an array and a coordinate share.
     """
     earlier = _notes(folder)  # of arrays that were there before
-    own = {**earlier.get(".zattrs", {}), **new_attributes(earlier.get(".zattrs", {}), attributes)}
-    notes: dict[str, Any] = {**earlier, ".zgroup": {"zarr_format": 2}, ".zattrs": own}
+    attrs_of_group = {**earlier.get(".zattrs", {}), **new_attributes(earlier.get(".zattrs", {}), attributes)}
+    notes: dict[str, Any] = {**earlier, ".zgroup": {"zarr_format": 2}, ".zattrs": attrs_of_group}
     check_names(name, "zarr", arrays, coords)
     encoded_coords = {key: encoded(key, coord) for key, coord in coords.items()}
     for key, (dims, values, attrs) in (*encoded_coords.items(), *arrays.items()):
@@ -353,7 +354,10 @@ def write_zarr(
         os.makedirs(os.path.join(folder, _folder(key)), exist_ok=True)
         if not later and values.size:
             with open(os.path.join(folder, _folder(key), ".".join(["0"] * max(1, values.ndim))), "wb") as file:
-                file.write(encode_chunk(np.ascontiguousarray(values, little(values.dtype)), codec))
+                own = np.ascontiguousarray(values, little(values.dtype))
+                file.write(
+                    zlib_stream(own) if codec is not None and codec["id"] == "zlib" else encode_chunk(own, codec)
+                )
                 _sync_open(file)
     for file_path, value in (
         *notes.items(),
