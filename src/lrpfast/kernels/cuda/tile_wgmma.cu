@@ -219,6 +219,8 @@ __device__ __forceinline__ void add_term(const TermState& state, const Contracti
     Loader loader_a(state);
     TileLoaderB<Operands, BN, NS, BK> loader_b(state, op, block);
     const int steps = state.end - state.begin;
+    if (SHARED_ADDRESS(tiles) % ALIGNMENT)
+        __trap(); // chunks would be looked for where they are not
 #pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++) {
         if (s < steps) {
