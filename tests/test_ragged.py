@@ -298,5 +298,11 @@ def test_without_a_name_and_on_the_command_line(tmp_path, monkeypatch, capsys):
         assert main(["explain", "m.npz", "in.h5", "-o", "o.h5", "--rule", "attn_lrp", "--target", "1"]) == 0
     assert "8 samples explained" in capsys.readouterr().out
     check(lrpfast.Analyzer(model(), "attn_lrp", target=1), arrays, "o.h5", None)
-    assert main(["explain", "m.npz", "in.h5", "-o", "p.h5", "--balance"]) == 2
-    assert "differ in length" in capsys.readouterr().err
+    for options, text in (
+        (["--balance"], "differ in length"),
+        (["--condition", "dense=1"], "--condition is for samples of one shape"),
+        (["--statistics", "s.npz"], "--statistics is for samples of one shape"),
+        (["--select", "time=3"], "--select and --fill-nan are for samples of one shape"),
+    ):
+        assert main(["explain", "m.npz", "in.h5", "-o", "p.h5", *options]) == 2
+        assert text in capsys.readouterr().err

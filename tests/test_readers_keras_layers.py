@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lrpfast
 from lrpfast import layers as L
 from lrpfast.errors import LrpfastError, ModelFormatError, UnsupportedLayerError
 from lrpfast.readers import load
@@ -55,6 +56,7 @@ def test_real_files_predict_what_keras_does(path):
 
 def test_real_files_have_every_class_but_those_tried_by_hand():
     by_hand = {"ActivityRegularization", "AlphaDropout", "ELU", "GaussianDropout", "GaussianNoise", "Identity"}
+    by_hand |= {f"AdaptiveAveragePooling{rank}D" for rank in (1, 2, 3)}
     by_hand |= {"LeakyReLU", "SpatialDropout3D", "StochasticDepth", "ThresholdedReLU"}  # test_readers_keras.py
     source = (DATA / "make_keras_layers.py").read_text()
     missing = {name for name in CONVERTERS if f"L.{name}(" not in source and f"L.{name}," not in source}
@@ -97,6 +99,20 @@ def one(tmp_path, kind, shape, weights=(), keras="2.14.0", **config):
     """The layers that one Keras layer becomes."""
     model = sequential(entry((None, *shape)), layer(kind, "x", **config))
     return list(load(write_h5(tmp_path / "m.h5", model, {"x": list(weights)}, keras)).layers[1:])
+
+
+@pytest.mark.parametrize("rank", (1, 2, 3))
+def test_adaptive_pooling(rank, tmp_path):
+    """Window i of n values into m covers floor(i n / m) to ceil((i + 1) n / m)."""
+    shape, size = (5, 7, 4)[:rank], (2, 3, 4)[:rank]
+    (pool,) = one(tmp_path, f"AdaptiveAveragePooling{rank}D", (*shape, 3), output_size=list(size))
+    x = np.random.default_rng(rank).normal(size=(2, *shape, 3))
+    expected = x
+    for axis, (n, m) in enumerate(zip(shape, size, strict=True), 1):
+        parts = [expected.take(range(i * n // m, -(-(i + 1) * n // m)), axis).mean(axis) for i in range(m)]
+        expected = np.stack(parts, axis)
+    model = lrpfast.from_layers([pool], input_shape=(*shape, 3))
+    np.testing.assert_allclose(model.predict(x, precision="float64"), expected, atol=1e-12)
 
 
 def test_defaults_and_spellings(tmp_path):

@@ -56,6 +56,9 @@ CONSTANTS = {
     "adaptive pooling": lambda x: x * F.adaptive_avg_pool2d(TABLE, 1),
     "layer norm": lambda x: x + F.layer_norm(TABLE, (4, 5), TABLE[0, 0], TABLE[0, 1])[..., :1, :1],
     "layer norm of a vector": lambda x: x * F.layer_norm(VECTOR, (7,))[3],
+    "norms": lambda x: (
+        x * sum(torch.linalg.vector_norm(TABLE, ord, dim=(1, 2))[0, 0] for ord in (2, 1, np.inf, -np.inf, 0, -1))
+    ),
     "group norm": lambda x: x + F.group_norm(TABLE, 3)[..., :1, :1],
     "functions": lambda x: x + F.gelu(TABLE)[..., :1, :1] * F.silu(VECTOR)[2] - F.softplus(VECTOR[:1]),
     "standardized weights": lambda x: F.conv2d(

@@ -580,6 +580,22 @@ def test_comparisons_and_reductions_that_are_refused(function, words):
         lrpfast.from_torch(Function(function), torch.randn(2, 4, 3))
 
 
+@pytest.mark.parametrize("order, read", [(1, True), (float("inf"), True), ("fro", True), (2, False), ("nuc", False)])
+def test_norms_of_matrices(order, read):
+    """Over two axes, `torch.linalg.norm` of an order is another norm than that of a vector."""
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    functions = [lambda x: torch.linalg.norm(x, ord=order, dim=(1, 2)), lambda x: torch.linalg.matrix_norm(x, order)]
+    functions.append(lambda x: torch.linalg.matrix_norm(x, order, (3, 1), keepdim=True))
+    for function in functions:
+        program = torch.export.export(Function(function), (x,))  # for more samples, PyTorch may not trace it
+        if read:
+            found = lrpfast.from_torch(program).predict(x.numpy(), precision="float64")
+            np.testing.assert_allclose(found, function(x).numpy(), rtol=1e-12)
+        else:
+            with pytest.raises(lrpfast.UnsupportedLayerError, match=f"is the matrix norm of order {order}"):
+                lrpfast.from_torch(program)
+
+
 def test_all_relevance_goes_to_what_a_comparison_selects():
     module = Function(lambda x: torch.where(x > 0.5, 2 * x, 0.1 * x))
     x = np.array([[-1.0, 0.2, 0.7, 2.0]])

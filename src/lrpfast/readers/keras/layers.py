@@ -154,6 +154,10 @@ def _global_pool(layer: KerasLayer, shape: Shape) -> Layer:
     return kind(keepdims=bool(layer.get("keepdims", False)), name=layer.name)
 
 
+def _adaptive_pool(layer: KerasLayer, shape: Shape) -> Layer:
+    return L.AdaptiveAveragePool(layer.sizes("output_size"), name=layer.name)
+
+
 def _edges(kind: Callable[..., Layer], key: str) -> Converter:
     def converter(layer: KerasLayer, shape: Shape) -> Layer:
         return kind(as_pairs(layer.get(key, 1), layer.rank, key, str(layer)), name=layer.name)
@@ -232,6 +236,7 @@ CONVERTERS: dict[str, Converter] = {
     **_ranks("AveragePooling{}D", _pool),
     **_ranks("GlobalMaxPooling{}D", _global_pool),
     **_ranks("GlobalAveragePooling{}D", _global_pool),
+    **_ranks("AdaptiveAveragePooling{}D", _adaptive_pool),
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "RMSNormalization": _rms_norm,

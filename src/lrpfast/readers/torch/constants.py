@@ -215,8 +215,12 @@ def _extreme(both: Any, along: Any, index: Any) -> Callable[[Get], Any]:
 def _vector_norm(get: Get) -> Any:
     dim = get("dim")
     axis = tuple(dim) if isinstance(dim, list) else dim
-    order, keep = get("ord", get("p", 2)), bool(get("keepdim", False))
-    return (np.abs(get("self")) ** order).sum(axis, keepdims=keep) ** (1 / order)
+    order, keep, x = get("ord", get("p", 2)), bool(get("keepdim", False)), np.abs(get("self"))
+    if np.isinf(order):
+        return (x.max if order > 0 else x.min)(axis, keepdims=keep)
+    if order == 0:
+        return (x != 0).astype(x.dtype).sum(axis, keepdims=keep)
+    return (x**order).sum(axis, keepdims=keep) ** (1 / order)
 
 
 def _baddbmm(get: Get) -> Any:

@@ -47,13 +47,31 @@ def _spread(root: bool) -> Converter:
 
 def _norm(node: TorchNode) -> Any:
     x, order = node.tensor(), node.get("ord", node.get("p", 2))
-    order = 2.0 if order is None else float(order)
     axes, keep = _axes(node, x), bool(node.get("keepdim", False))
+    if node.op.base == "aten.linalg_norm" and len(axes) == 2 and order not in (None, "fro"):
+        return _of_matrices(node, x, axes, order, keep)
+    order = 2.0 if order in (None, "fro") else float(order)
     if order == math.inf:
         return reductions.largest(node.builder, absolute(node.builder, x), axes, keep)
     if order < 1:
         raise node.unsupported(f"is the norm of order {order:g}", "Those of 1 and above work")
     return reductions.norm(order)(node.builder, x, axes, keep)
+
+
+def _of_matrices(node: TorchNode, x: Value, axes: list[int], order: Any, keep: bool) -> Value:
+    """The largest sum of absolutes along columns (order 1) or rows (infinity), or the root of the sum of squares."""
+    if order == "fro":
+        return reductions.norm(2.0)(node.builder, x, axes, keep)
+    if order not in (1, math.inf):
+        raise node.unsupported(f"is the matrix norm of order {order}", 'Those of 1, inf and "fro" work')
+    sums = reductions.sum_of_absolutes(node.builder, x, [axes[order != 1]], True)
+    return reductions.largest(node.builder, sums, axes, keep)
+
+
+def _matrix_norm(node: TorchNode) -> Any:
+    x, dim = node.tensor(), node.get("dim", [-2, -1])
+    axes = [x.axis(d) for d in dim]
+    return _of_matrices(node, x, axes, node.get("ord", "fro"), bool(node.get("keepdim", False)))
 
 
 def _unit_norm(node: TorchNode) -> Any:
@@ -151,6 +169,7 @@ REDUCED: dict[str, Converter] = {
     "aten.var": _spread(False),
     "aten.std": _spread(True),
     **dict.fromkeys(("aten.linalg_vector_norm", "aten.linalg_norm", "aten.norm"), _norm),
+    "aten.linalg_matrix_norm": _matrix_norm,
     "lrpfast.unit_norm": _unit_norm,
     "aten.prod": _product,
     "aten.cosine_similarity": _cosine_similarity,
