@@ -78,9 +78,9 @@ def shape_of(operation: Any, sizes: Sequence[int]) -> str:
         return f"{max((sizes[b] for b in reads), default=0):,} → {max((sizes[b] for b in writes), default=0):,}"
     out = operation.out if isinstance(operation, Redistribute) else operation.outputs[0].buffer
     term, parts = operation.terms[0], []
-    weights = term.weights if term.geometry is None or getattr(operation, "scatter", False) else term.weights[0]
+    weights = term.weights if term.geometry is None else term.weights[0]
     groups = f"{len(weights)} groups of " if weights.ndim == 3 and len(weights) > 1 else ""
-    kind = "channelwise" if operation.diagonal else "scatter" if getattr(operation, "scatter", False) else ""
+    kind = "channelwise" if operation.diagonal else ""
     parts = [kind, f"{operation.rows:,} × {sizes[out] // operation.rows:,}", f"k {groups}{weights.shape[-2]:,}"]
     if term.geometry is not None and len(term.geometry.regions) > 1:
         parts.append(f"{len(term.geometry.regions)} regions")

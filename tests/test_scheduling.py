@@ -71,7 +71,7 @@ def test_large_samples_in_any_batch_and_with_any_threads(rule, precision):
 
 @pytest.mark.parametrize("size", [(30_000,), (22, 26, 24)], ids=str)
 def test_threads_share_every_pass_over_one_sample(size):
-    """Overlapping windows, scattered relevance and passes value by value are cut into parts of a sample."""
+    """Overlapping windows and passes value by value are cut into parts of a sample."""
     n = len(size)
     graph = lrpfast.Graph()
     a = graph.add(L.Conv(w(*(3,) * n, 2, 8), w(8), strides=2), graph.input((*size, 2)))
@@ -160,28 +160,6 @@ print(anonymous() - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 24_000  # KiB; the kernel has 47,000
-
-
-@pytest.mark.parametrize("kernel, strides, dilation", [((3, 3), 1, 1), ((5, 3), 2, 1), ((2, 3), 1, 2), ((4,), 3, 1)])
-def test_relevance_scattered_to_few_channels_is_what_gathering_gives(kernel, strides, dilation, monkeypatch):
-    rank = len(kernel)
-    x = RNG.normal(size=(3, *(13, 11)[:rank], 2))
-    layer = L.Conv(RNG.normal(size=(*kernel, 2, 20)), RNG.normal(size=20), strides, "same", dilation)
-    for rule in (
-        rules.Epsilon(0.1),
-        rules.AlphaBeta(2, 1),
-        rules.ZBox(-3, 3),
-        rules.Flat(),
-        rules.Epsilon(0.1, bias="distribute"),
-    ):
-        found = []
-        for columns in (4, 0):
-            monkeypatch.setattr(cpu.CpuBackend, "scatter_columns", columns)
-            analyzer = lrpfast.Analyzer(
-                lrpfast.from_layers([layer], input_shape=x.shape[1:]), rule, target="all", precision="float64"
-            )
-            found.append(analyzer.analyze(x.clip(-3, 3)))
-        np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12 * np.abs(found[1]).max())
 
 
 def test_memory_budgets_change_nothing():

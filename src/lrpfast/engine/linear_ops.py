@@ -88,33 +88,30 @@ def _term(
 
 
 def _weights(
-    builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool, scatter: bool = False
+    builder: ProgramBuilder, step: LinearPlan, j: int, part: str, of: str, backward: bool
 ) -> tuple[Any, int, WeightsOrigin | None]:
     """A part of the weights for the j-th input, their sign and origin; the same array whenever it is asked for."""
     op = step.operator
     sign = op.sign(part, of)
     part = "w" if sign else part
-    key = (step.output, j, part, of, backward, scatter)
+    key = (step.output, j, part, of, backward)
     if key not in builder.weight_parts:
-        if scatter:
-            builder.weight_parts[key] = op.scatter_weights(j, part, of, step.gamma, builder.dtype)
-        else:
-            builder.weight_parts[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
+        builder.weight_parts[key] = op.weights(j, part, of, step.gamma, builder.dtype, backward)
     return builder.weight_parts[key], sign, _origin(builder, step, key)
 
 
 def _origin(builder: ProgramBuilder, step: LinearPlan, key: tuple[Any, ...]) -> WeightsOrigin | None:
     """What a part of the weights is derived from, whatever the size of the layer's input."""
     op = step.operator
-    _, j, part, of, backward, scatter = key
-    taps = op.weight_taps(backward and not scatter)
+    _, j, part, of, backward = key
+    taps = op.weight_taps(backward)
     if taps is None:
         return None
     layer = step.layer  # of which another one may have the same kernel, as one without its activation
     owner = layer.kernel if of == "kernel" and hasattr(layer, "kernel") else layer
     function = WEIGHT_PARTS[part]
     form = (type(layer), op.kernels[j].shape, op.kernels[j].strides)
-    return WeightsOrigin(owner, (form, j, function, of, step.gamma, builder.dtype.name, backward, scatter, taps))
+    return WeightsOrigin(owner, (form, j, function, of, step.gamma, builder.dtype.name, backward, taps))
 
 
 def _contract(step: LinearPlan, terms: tuple[Term, ...], outputs: tuple[Output, ...], rows: int) -> Contract:
@@ -274,24 +271,22 @@ def _divide_by_sign(above: Divide, below: Divide) -> list[DivideBySign]:
 def _redistribute(builder: ProgramBuilder, step: LinearPlan, groups: Sequence[Divide], r: int, j: int, x: int) -> int:
     """The layer's contraction backwards, from the s of its groups to its j-th input."""
     op = step.operator
-    assert builder.backend is not None
-    scatter = op.scatters(builder.backend.scatter_columns)
     terms = []
     for t in step.back:
         source = groups[t.group].out if groups else r
         of = "kernel" if t.of == "kernel" else "bias"
-        weights, sign, origin = _weights(builder, step, j, t.weight, of, True, scatter)
+        weights, sign, origin = _weights(builder, step, j, t.weight, of, True)
         if t.of == "bias/n":
             source, weights = _divided_bias(builder, step, source, weights)
             origin = None
-        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(not scatter, t.weight), sign, origin))
+        terms.append(Term(source, weights, "x", t.accumulator, op.geometry(True, t.weight), sign, origin))
     shares = []
     for s in step.shares:
         key = {"x-low": "low", "x-high": "high"}.get(s.part)
         shares.append(Share(s.accumulator, s.part, s.coefficient, _bound(builder, step, key) if key else None))
     out = builder.buffer(builder.sizes[x])
     diagonal = op.kind == "diagonal"
-    operation = Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32, scatter)
+    operation = Redistribute(tuple(terms), tuple(shares), x, out, op.rows, None, diagonal, op.tf32)
     builder.backward.append(operation)
     return out
 

@@ -43,8 +43,6 @@ from ..rules import WEIGHT_PARTS
 from .taps import Taps, slide
 
 Fixed = tuple[int, ...]
-#: Taps times channels that one row may scatter to.
-SCATTER_WIDTH = 512
 #: Weight parts that kernels take by sign while they load weights.
 _SIGNS = {"w+": 1, "w-": -1, "|w|": 2}
 
@@ -247,21 +245,6 @@ class Operator:
             return ()
         _, used = self._backward if backward else self._forward
         return tuple(which.tobytes() for which in used)
-
-    def scatters(self, most: int) -> bool:
-        """Whether so few channels are on the input's side that a `Redistribute` had better scatter."""
-        if self.taps is None or self.kind != "dense" or self.kernels[0].shape[1] > 1 or self.columns > most:
-            return False
-        geometry, used = self._forward
-        taps = len(self.kernels[0])
-        return len(geometry.regions) == 1 and len(used[0]) == taps and taps * self.columns <= SCATTER_WIDTH
-
-    def scatter_weights(self, source: int, part: str, of: str, gamma: float, dtype: np.dtype) -> np.ndarray:
-        """Weights as `Redistribute.scatter` takes them, shape (out channels, taps · channels)."""
-        (matrix,) = self.weights(source, part, of, gamma, dtype, False)
-        depth = self.kernels[source].shape[2]
-        by_tap: np.ndarray = matrix[0].reshape(-1, depth, matrix.shape[2]).transpose(2, 0, 1)
-        return by_tap.reshape(matrix.shape[2], -1)
 
     def _spread_bias(self, bias: np.ndarray, kernel: np.ndarray) -> np.ndarray:
         """The bias shaped to be broadcast over a kernel."""

@@ -16,6 +16,8 @@ cdef inline const real* packed_block(const Operation* op, const void* weights, P
     """Where a block of k of packed weights begins, for columns from n0 on."""
     cdef const lrpfast_kernels* kernels = op.kernels
     cdef Py_ssize_t k = group * ceil_to(depth, kernels.depth_step) + k0
+    if op.few:
+        return <const real*>weights + k0 // op.few * ceil_to(op.few, kernels.lanes) * op.columns
     return <const real*>(<const char*>weights + kernels.packed_bytes * (
         k * ceil_to(op.columns, kernels.lanes) + ceil_to(kc, kernels.depth_step) * n0))
 
@@ -25,6 +27,8 @@ cdef inline int epilogue(const Code* code, const Operation* op, char** base, Py_
     """What finished sums become, for some rows and columns; returns 0 if it is checked and not finite."""
     cdef void* buffers[MAX_SUMS]
     cdef int i
+    if op.flat:
+        rows, nc = 1, rows * nc
     if not op.backward:
         for i in range(op.epilogue.outputs):
             buffers[i] = base[op.epilogue_buffers[i]]
@@ -33,9 +37,18 @@ cdef inline int epilogue(const Code* code, const Operation* op, char** base, Py_
         buffers[i] = base[op.epilogue_buffers[i]] if op.epilogue_buffers[i] >= 0 else NULL
     if op.epilogue.z_per_row:
         buffers[2] = <void*>op.z_constant
-    i = code.kernels.epilogue_backward(&op.epilogue, buffers, rows, at, in_sample, n0, nc, sums, op.epilogue_plane,
-                                       op.ld)
+    i = code.kernels.epilogue_backward(&op.epilogue, buffers, rows, at, in_sample, n0, nc, sums, op.plane, op.ld)
     return i if op.check else 1
+
+
+cdef inline void multiply(const Operation* op, Py_ssize_t rows, Py_ssize_t segments, const Py_ssize_t* lengths,
+                          const real** pointers, const real* packed, Py_ssize_t width, real* sums,
+                          int added) noexcept nogil:
+    """Some rows of a block of k times packed weights: added to sums, or these sums themselves."""
+    if op.few:
+        op.kernels.few_columns(rows, segments, lengths, <const void**>pointers, packed, op.columns, sums, op.ld, added)
+    else:
+        op.kernels.block(rows, segments, lengths, <const void**>pointers, packed, width, sums, op.ld, added)
 
 
 cdef void clear(const Operation* op, int added, Py_ssize_t rows, Py_ssize_t nc, real* sums) noexcept nogil:
@@ -124,14 +137,13 @@ cdef int accumulate(const Code* code, const Operation* op, char** base, Py_ssize
                     if op.kernels.split != NULL:
                         op.kernels.split(rows, i0, count, 1, &kc, <const void**>pointers, packed)
                     else:
-                        op.kernels.block(count, 1, &kc, <const void**>pointers, w, width,
-                                         sums + term.accumulator * op.plane + i0 * op.ld, op.ld,
-                                         (added >> term.accumulator) & 1)
+                        multiply(op, count, 1, &kc, pointers, w, width,
+                                 sums + term.accumulator * op.plane + i0 * op.ld, (added >> term.accumulator) & 1)
                 if op.kernels.split != NULL:
                     split_before = (split_before if split_before else term.same_input) - 1
                     pointers[0] = packed
-                    op.kernels.block(rows, 1, &kc, <const void**>pointers, w, width,
-                                     sums + term.accumulator * op.plane, op.ld, (added >> term.accumulator) & 1)
+                    multiply(op, rows, 1, &kc, pointers, w, width, sums + term.accumulator * op.plane,
+                             (added >> term.accumulator) & 1)
                 added |= 1 << term.accumulator
         first = end
     return fine
@@ -170,35 +182,6 @@ cdef int redistribute_small_k(const Code* code, const Operation* op, char** base
 
 
 # With a geometry: each row of the matrix is contribution of taps.
-
-cdef struct RowCoords:  # a row of a region: where it lies on the axes, and in which sample
-    Py_ssize_t axis[3]
-    Py_ssize_t sample
-
-
-cdef inline RowCoords coords_of(const Region* region, Py_ssize_t m) noexcept nogil:
-    cdef RowCoords p
-    p.sample = m // region.rows
-    m -= p.sample * region.rows
-    p.axis[0] = m // (region.axes[1].count * region.axes[2].count)
-    m -= p.axis[0] * region.axes[1].count * region.axes[2].count
-    p.axis[1] = m // region.axes[2].count
-    p.axis[2] = m - p.axis[1] * region.axes[2].count
-    return p
-
-
-cdef inline void next_coords(const Region* region, RowCoords* p) noexcept nogil:
-    p.axis[2] += 1
-    if p.axis[2] == region.axes[2].count:
-        p.axis[2] = 0
-        p.axis[1] += 1
-        if p.axis[1] == region.axes[1].count:
-            p.axis[1] = 0
-            p.axis[0] += 1
-            if p.axis[0] == region.axes[0].count:
-                p.axis[0] = 0
-                p.sample += 1
-
 
 cdef inline Py_ssize_t row_at(const Geometry* geometry, const Region* region, const RowCoords* p) noexcept nogil:
     """A in_sample's row among a sample's output rows."""
@@ -249,7 +232,7 @@ cdef inline Py_ssize_t point(const Term* term, const real* x, Py_ssize_t stride,
                              const real** pointers) noexcept nogil:
     """A block of k as runs of channels, one for each tap it touches; returns their number."""
     cdef Py_ssize_t tap = k0 // term.channels, start = k0 - tap * term.channels, segment = 0, i, source
-    cdef const real* nothing = <const real*>zeros_of_depth
+    cdef const real* nothing = <const real*>zeros_of_run
     while kc:
         lengths[segment] = min(term.channels - start, kc)
         for i in range(rows):
@@ -270,9 +253,9 @@ cdef inline void add_block(const Operation* op, int t, int r, Py_ssize_t group, 
     cdef int u, a
     for u in range(t, t + op.terms[t].same_input):
         a = op.terms[u].accumulator
-        op.kernels.block(count, segments, lengths, <const void**>pointers,
-                         packed_block(op, op.terms[u].weights[r], group, k0, kc, n0, depth, <real*>NULL), width,
-                         sums + a * op.plane + i0 * op.ld, op.ld, (added >> a) & 1)
+        multiply(op, count, segments, lengths, pointers,
+                 packed_block(op, op.terms[u].weights[r], group, k0, kc, n0, depth, <real*>NULL), width,
+                 sums + a * op.plane + i0 * op.ld, (added >> a) & 1)
         added |= 1 << a
 
 
@@ -281,7 +264,7 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
                           const Geometry** located) noexcept nogil:
     """As `accumulate`, for some rows of a region; ``located`` is the geometry whose source rows the table holds."""
     cdef Py_ssize_t width = min(ceil_to(nc, op.kernels.lanes), ceil_to(op.columns, op.kernels.lanes) - n0)
-    cdef Py_ssize_t k0, kc, depth, i, i0, count, segments, stride
+    cdef Py_ssize_t k0, kc, depth, i, i0, count, segments, stride, run, s
     cdef int t = 0, u, added = 0
     cdef int64_t* sources = <int64_t*>(sums + code.sums)
     cdef const int64_t* row_sources
@@ -297,25 +280,30 @@ cdef void accumulate_taps(const Code* code, const Operation* op, char** base, in
         region = &term.geometry.regions[r]
         depth = region.taps * term.channels
         stride = op.groups * term.channels
-        if depth and located[0] != term.geometry:
+        if depth and not op.lines and located[0] != term.geometry:
             locate(term.geometry, region, m0, rows, sources)
             located[0] = term.geometry
         x = <const real*>base[term.source] + group * term.channels
-        for k0 from 0 <= k0 < depth by DEPTH:
-            if k0 % (16 * DEPTH) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * DEPTH):
+        for k0 from 0 <= k0 < depth by op.block:
+            if k0 % (16 * op.block) == 0 and k0 and lrpfast_stopped(<double>rows * nc * 16 * op.block):
                 return
-            kc = min(<Py_ssize_t>DEPTH, depth - k0)
+            kc = min(op.block, depth - k0)
             for i0 from 0 <= i0 < rows by ROWS:
                 count = min(<Py_ssize_t>ROWS, rows - i0)
                 row_sources = sources + i0 * region.taps
-                if term.part == X and not op.tf32 and term.channels >= RUN:
+                if op.lines:
+                    segments = point_lines(code, op, term, region, x, m0 + i0, count, k0, kc, lengths, pointers, loaded)
+                elif term.part == X and not op.tf32 and (term.channels >= RUN or op.few):
                     segments = point(term, x, stride, row_sources, region.taps, count, k0, kc, lengths, pointers)
                 else:
                     code.kernels.gather(count, row_sources, region.taps, term.channels, stride, x, k0, kc, term.part,
                                         op.tf32, loaded, DEPTH)
-                    segments, lengths[0] = 1, kc
-                    for i in range(count):
-                        pointers[i] = loaded + i * DEPTH
+                    run = op.few if op.few else kc
+                    segments = kc // run
+                    for s in range(segments):
+                        lengths[s] = run
+                        for i in range(count):
+                            pointers[s * ROWS + i] = loaded + i * DEPTH + s * run
                 if op.kernels.split != NULL:
                     op.kernels.split(rows, i0, count, segments, lengths, <const void**>pointers, split)
                     continue

@@ -142,6 +142,8 @@ cdef extern from "compute.h":
                       void*) noexcept nogil
         void (*block)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const void**, const void*, Py_ssize_t, void*,
                       Py_ssize_t, int) noexcept nogil
+        void (*few_columns)(Py_ssize_t, Py_ssize_t, const Py_ssize_t*, const void**, const void*, Py_ssize_t, void*,
+                            Py_ssize_t, int) noexcept nogil
         void (*many_k)(int, Py_ssize_t, Py_ssize_t, Py_ssize_t, const void*, const void*, void*, void*, int, void*,
                        int, Py_ssize_t) noexcept nogil
         void (*nonzeros)(Py_ssize_t, Py_ssize_t, const void**, void*, int32_t*, int32_t*) noexcept nogil
@@ -211,6 +213,10 @@ cdef enum:
     NARROW = 8      # rows of a pass over many inputs of few outputs
     MANY_K_COLUMNS = 16  # outputs up to which many inputs have a kernel of their own,
     MANY_K_ROWS = 24     # and rows of its pieces
+    FEW = 4         # outputs up to which all other inputs have one,
+    SHORTEST_FEW = 4    # where so many of them lie side by side
+    MOST_RUN = 1024     # values of a line of a window, at most, that is read as a whole,
+    MOST_COPIED = 1 << 18   # and of all lines that are copied at a time
     COLUMNS = 512   # columns whose accumulators are kept at a time
     RUN = 16        # channels from which on a tap's values are read where they lie, not gathered first
     SEGMENTS = 18   # taps that a block of k can touch then: DEPTH / RUN + 2
@@ -261,6 +267,8 @@ cdef struct Axis:
     const int64_t* positions
     const int64_t* index        # (count, taps)
     const double* factor        # (count, taps), or NULL
+    int direction               # of the last one: see `lines_of`; 0 if it has none
+    Py_ssize_t low, step
 
 cdef struct Region:
     Axis axes[3]
@@ -312,8 +320,6 @@ cdef struct Operation:
     const lrpfast_kernels* kernels    # a narrow operation takes half the vector width
     Py_ssize_t pass_rows, pass_columns    # of one piece of work: its accumulators fit in the cache
     Py_ssize_t ld, plane              # from a row of accumulators to the next, from an accumulator to the next
-    Py_ssize_t epilogue_plane         # the same of the sums that are finished
-    int scatter
     int tf32
     int diagonal
     const Geometry* geometry    # where output rows lie: the first term's; also a pool's
@@ -325,6 +331,11 @@ cdef struct Operation:
     int check                   # whether to check a redistribution's output on its way
     int inspect                 # whether to check the input's values as they are first loaded
     int many_k                  # whether many_k does it: many k and few columns
+    Py_ssize_t few              # values of a run, where few_columns does it: few columns; else 0
+    Py_ssize_t block            # k of a block of taps
+    int lines                   # the direction of the taps in lines, where windows are read by lines; else 0
+    Py_ssize_t copied           # values of these that are copied, at most
+    int flat                    # whether rows of a piece lie side by side, in the output and in the sums
     int sparse                  # taps, where the kernels for rows of zeros do it; else 0
     const int64_t* inverse[3]   # of its geometry, by axis: the output position that (source, tap) adds to, or -1
     int small_k                 # which form of small_k does it: few k and many columns

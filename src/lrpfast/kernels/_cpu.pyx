@@ -2,7 +2,7 @@
 
 A program becomes C records (_records.pxi, _translate.pxi), each with the kernel that its row in ops.py names. A run
 splits the batch into micro-batches, so that memory does not grow with it (_schedule.pxi). The heavy operations are in
-_contract.pxi, _sparse.pxi, _channelwise.pxi, _scatter.pxi and _pieces.pxi, and their arithmetic in tile.h; the light
+_contract.pxi, _lines.pxi, _sparse.pxi, _channelwise.pxi and _pieces.pxi, and their arithmetic in tile.h; the light
 ones in _dot.pxi, _attention.pxi, _functions.pxi, _light.pxi, _pool.pxi and _recurrent.pxi. _cpu.pxd has the records
 and the C kernels.
 """
@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 import itertools
+import math
 import os
 import threading
 import weakref
@@ -21,7 +22,7 @@ cimport numpy as cnp
 
 from .codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS, START_MODES
 from .growth import LEAST as GROWTH_LEAST, MOST as GROWTH_MOST, RunGrowth
-from .operation import require, row_of
+from .operation import row_of
 from .ops import Contract, Redistribute, RestoreNaN
 from .recurrent_ops import ACCOUNT as CHECKED_ACCOUNT, function_code, widened
 from .verify import MAX_SUMS as CHECKED_SUMS, check_geometry
@@ -80,7 +81,7 @@ if hasattr(os, "register_at_fork"):
 cdef enum:
     MOST_AXES = 16  # of a sample in a `SmallRun`
 
-cdef double zeros_of_depth[DEPTH]  # what a tap outside the image sees
+cdef double zeros_of_run[MOST_RUN]  # what taps outside the image see
 
 
 cdef class Kernel:
@@ -105,10 +106,10 @@ cdef Kernel kernel_of(str name):
     return KERNELS[name]
 
 
+include "_lines.pxi"
 include "_contract.pxi"
 include "_sparse.pxi"
 include "_channelwise.pxi"
-include "_scatter.pxi"
 include "_pieces.pxi"
 include "_dot.pxi"
 include "_attention.pxi"
@@ -119,6 +120,7 @@ include "_pool.pxi"
 include "_recurrent.pxi"
 include "_schedule.pxi"
 include "_records.pxi"
+include "_choose.pxi"
 include "_translate.pxi"
 
 

@@ -448,9 +448,11 @@ register("mask_relevance", mask_relevance[float], mask_relevance[double], EACH_V
 
 cdef int divide(const Code* code, const Operation* op, const Batch* batch, real* unused) noexcept nogil:
     cdef Span span = span_of(code, op, batch)
-    cdef Py_ssize_t size = min(code.size[op.writes[0]], span.count), at
+    cdef Py_ssize_t size = span.count, at
     cdef const real* z
-    for at from span.first <= at < span.first + span.count by size:  # sample by sample
+    if op.values != NULL:  # sample by sample
+        size = min(size, code.size[op.writes[0]])
+    for at from span.first <= at < span.first + span.count by size:
         z = <const real*>op.values + at % code.size[op.writes[0]]
         if op.values == NULL:
             z = <const real*>batch.base[op.reads[1]] + at

@@ -63,7 +63,7 @@ cdef int contract(const Code* code, const Operation* op, char** base, Py_ssize_t
 
 cdef inline int divisible(const Operation* op) noexcept nogil:
     """Whether an operation has pieces; of any other a sample is one."""
-    return op.contracts and not op.small_k and not op.scatter
+    return op.contracts and not op.small_k
 
 
 cdef Py_ssize_t count_pieces(const Operation* op, Py_ssize_t samples, Py_ssize_t columns) noexcept nogil:
@@ -112,8 +112,6 @@ cdef int contract_numbered(const Code* code, const Operation* op, char** base, P
 
 cdef int contract_kernel(const Code* code, const Operation* op, const Batch* batch, real* sums) noexcept nogil:
     """`Contract` and `Redistribute`."""
-    if op.scatter:
-        return scatter_rows(code, op, batch, sums)
     return contract(code, op, batch.base, batch.samples, sums)
 
 register("contract", contract_kernel[float], contract_kernel[double], NO_SCRATCH)

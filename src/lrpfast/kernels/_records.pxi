@@ -38,6 +38,12 @@ cdef class Records:
         self.kept_alive.append(array)
         return cnp.PyArray_DATA(array)
 
+    cdef void* of_rows(self, value, const Operation* op) except? NULL:
+        """The same of what each row has values of, repeated as often as a piece of rows side by side reads it."""
+        if op.flat and value is not None:
+            value = np.resize(value, np.size(value) + op.pass_rows * op.width)
+        return self.vector(value)
+
     cdef const int64_t* indices(self, value) except NULL:
         array = np.ascontiguousarray(value, dtype=np.int64).reshape(-1)
         self.kept_alive.append(array)
@@ -45,7 +51,7 @@ cdef class Records:
 
     cdef size_t packed(self, weights, origin, int sign, const Operation* op) except 0:
         """Weights of shape (K, N) or (groups, K, N) as panels, one group after the other; once for each origin."""
-        cdef tuple form = (sign, <size_t>op.kernels, op.tf32, op.sparse)
+        cdef tuple form = (sign, <size_t>op.kernels, op.tf32, op.sparse, op.few, op.lines)
         # not the array: both directions have the same memory, transposed
         memory = weights.__array_interface__["data"][0], weights.shape, weights.strides, weights.dtype
         cdef tuple key = (memory, form)  # its type must not be inferred
@@ -71,6 +77,8 @@ cdef class Records:
         cdef Py_ssize_t step = op.kernels.depth_step
         if op.sparse:
             return self.pack_sparse(array[0], sign, op)
+        if op.few:
+            return self.pack_few(array[0], sign, op)
         cdef Py_ssize_t bytes_of_k = ceil_to(columns, op.kernels.lanes) * op.kernels.packed_bytes
         cdef PackedWeights result = PackedWeights(groups * ceil_to(depth, step) * bytes_of_k)
         cdef char* to = <char*>result.address
@@ -96,6 +104,21 @@ cdef class Records:
             kc = min(<Py_ssize_t>SPARSE_DEPTH, depth - k0)
             op.kernels.pack_sparse(kc, op.sparse, columns, data + k0 * row_step * self.itemsize, row_step,
                                    depth * row_step, column_step, sign, <void*>(result.address + k0 * bytes_of_k))
+        return result
+
+    cdef PackedWeights pack_few(self, array, int sign, const Operation* op):
+        """Weights of shape (runs · length, columns) by runs, vectors and columns, as `few_columns` takes them."""
+        cdef Py_ssize_t length = op.few, lanes = op.kernels.lanes, rest = length % lanes, whole = length - rest
+        part = {0: array, 1: np.where(array > 0, array, 0), -1: np.where(array < 0, array, 0), 2: np.abs(array)}[sign]
+        runs = part.reshape(-1, length, array.shape[1])
+        padded = np.zeros((len(runs), ceil_to(length, lanes), array.shape[1]), array.dtype)
+        padded[:, :whole] = runs[:, :whole]
+        if rest:
+            padded[:, -rest:] = runs[:, whole:]  # the last vector ends where the run ends
+        by_vector = padded.reshape(len(runs), padded.shape[1] // lanes, lanes, array.shape[1]).swapaxes(2, 3)
+        cdef PackedWeights result = PackedWeights(by_vector.nbytes)
+        packed = np.ascontiguousarray(by_vector)
+        memcpy(<void*>result.address, cnp.PyArray_DATA(packed), packed.nbytes)
         return result
 
     cdef int keep_lazy(self, source, Term* term) except -1:
@@ -197,6 +220,9 @@ cdef class Records:
                 axis, axis_of = &region.axes[d], source.regions[r].axes[d]
                 axis.count, axis.taps = axis_of.index.shape
                 axis.positions, axis.index = self.indices(axis_of.positions), self.indices(axis_of.index)
+                lines = lines_of(axis_of.index, source.source[d]) if d == 2 else None
+                if lines is not None:
+                    axis.direction, axis.low, axis.step = lines
                 if axis_of.factor is not None:
                     factor = np.ascontiguousarray(axis_of.factor, dtype=np.float64)
                     self.kept_alive.append(factor)

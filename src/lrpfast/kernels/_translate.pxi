@@ -104,15 +104,13 @@ cdef class Translation(Records):
         if op.scratch == PACKED_MATRIX:
             most = op.n + op.k - op.columns  # the depth: columns are the other of the two
             return (most * ceil_to(op.columns, op.kernels.lanes) + (op.m * most if op.flag else 0)) * self.itemsize
-        if op.scatter:
-            return op.sums * op.epilogue_plane * self.itemsize
         if op.many_k:
             return 2 * op.pass_rows * op.columns * op.kernels.lanes * self.itemsize
         if op.sparse:
             most = ceil_to(lists_bytes(self.itemsize), 64)
             blocked = op.geometry != NULL and op.terms[0].channels > SPARSE_DEPTH
             return most + (op.sums * op.plane * self.itemsize if blocked else 0)
-        if op.geometry == NULL or op.diagonal:
+        if op.geometry == NULL or op.diagonal or op.lines:
             return 0
         for t in range(op.terms_count):
             for r in range(op.geometry.regions_count):
@@ -123,6 +121,8 @@ cdef class Translation(Records):
         """Scratch memory of a block that is packed while in use: of weights, or of split rows."""
         if is_lazy(op):
             return FEW_COLUMNS * DEPTH
+        if op.lines:
+            return max(<Py_ssize_t>0, op.copied - ROWS * DEPTH)
         if op.contracts and op.kernels.split != NULL:
             return ceil_to(op.pass_rows, op.kernels.lanes) * DEPTH * op.kernels.packed_bytes // self.itemsize
         return 0
@@ -142,12 +142,15 @@ cdef class Translation(Records):
         # many_k reads weights in the order that this run's kernels pack, not in that of kernels for products
         op.many_k = (op.contracts and op.geometry == NULL and op.groups == 1 and op.columns <= MANY_K_COLUMNS
                      and op.depth > DEPTH and not lazy and not op.tf32)
-        if not (self.code.f64 or lazy or op.diagonal or op.scatter or op.many_k):
+        if not (self.code.f64 or lazy or op.diagonal or op.many_k):
             least = PRODUCTS_FROM["weights_of_one_row" if op.geometry == NULL and op.rows == 1 else "weights"]
             if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
                     and op.depth * op.columns >= least):
                 products = lrpfast_products_of(isa, 4 if op.tf32 else self.products)
-        if isa >= 2 and op.columns * 2 <= full and not op.many_k:
+        if op.few:
+            while lrpfast_kernels_of(isa, self.code.f64).lanes > op.few:
+                isa -= 1
+        elif isa >= 2 and op.columns * 2 <= full and not op.many_k:
             isa = 1
         op.kernels = products if products != NULL else lrpfast_kernels_of(isa, self.code.f64)
         op.pass_columns = min(most, ceil_to(op.columns, op.kernels.lanes))
@@ -155,7 +158,7 @@ cdef class Translation(Records):
         if products != NULL:
             op.ld = op.pass_columns + 16  # not a power of two: rows of a tile would meet in one set of the cache
         op.pass_rows = ROWS
-        if op.depth and not op.diagonal and not op.scatter:  # rows that share one reading of the weights
+        if op.depth and not op.diagonal:  # rows that share one reading of the weights
             sums = op.sums if products == NULL else sums_of_input
             rows = self.cache // 2 // (op.ld * self.itemsize * sums) // ROWS * ROWS
             op.pass_rows = min(max(rows, <Py_ssize_t>ROWS), <Py_ssize_t>(MOST_ROWS if products != NULL else PASS_ROWS))
@@ -163,12 +166,14 @@ cdef class Translation(Records):
             op.pass_rows = NARROW  # bound by memory: the hardware fetches ahead on so many sequences only
         if op.many_k:
             op.pass_rows = MANY_K_ROWS
+        if op.few:
+            op.ld = op.columns
         if lazy:
             op.pass_rows = LAZY_ROWS
         if op.diagonal:
             op.pass_columns = min(<Py_ssize_t>COLUMNS, op.width)
             op.ld = ceil_to(op.pass_columns, full)
-        op.plane = op.epilogue_plane = op.pass_rows * op.ld
+        op.plane = ceil_to(op.pass_rows * op.ld, full) + (full if op.few else 0)
         return 0
 
     cdef int choose_small_k(self, source, Operation* op, int lazy) except -1:
@@ -204,7 +209,7 @@ cdef class Translation(Records):
         cdef Py_ssize_t channels, lanes = op.kernels.lanes, planes = op.sums, line
         cdef int d
         geometry = source.terms[0].geometry
-        if op.kernels != lrpfast_kernels_of(self.isa, self.code.f64) or op.diagonal or op.scatter or op.groups > 1:
+        if op.kernels != lrpfast_kernels_of(self.isa, self.code.f64) or op.diagonal or op.groups > 1:
             return 0
         if any(t.part != "x" or t.geometry is not geometry for t in source.terms) or len(source.terms) != op.sums:
             return 0
@@ -229,7 +234,7 @@ cdef class Translation(Records):
         for d in range(3):
             op.inverse[d] = self.indices(inverse[d])
         op.sparse, op.ld = SPARSE_TAPS, op.pass_columns + lanes  # not a power of two
-        op.plane = op.epilogue_plane = op.ld * (op.pass_rows + 1)
+        op.plane = op.ld * (op.pass_rows + 1)
         return 0
 
     cdef int translate_terms(self, source, Operation* op) except -1:
@@ -245,28 +250,25 @@ cdef class Translation(Records):
         op.rows, op.diagonal, op.tf32 = source.rows, source.diagonal, source.tf32 and self.code.tf32
         op.terms_count = len(source.terms)
         op.terms = <Term*>self.zeros(op.terms_count * sizeof(Term))
-        op.scatter = op.backward and source.scatter
         op.width = self.sizes[source.out if op.backward else source.outputs[0].buffer] // op.rows
         first = source.terms[0]
-        weights = first.weights if first.geometry is None or op.scatter else first.weights[0]
+        weights = first.weights if first.geometry is None else first.weights[0]
         op.groups = weights.shape[0] if weights.ndim == 3 else 1
-        op.columns = weights.shape[1] if op.scatter else op.width // op.groups
+        op.columns = op.width // op.groups
         op.depth = 0 if op.diagonal else weights.shape[weights.ndim - 2]
         if first.geometry is not None:
             op.geometry = self.geometry(first.geometry, source)
         cdef int lazy = (op.geometry == NULL and not op.diagonal and op.groups == 1 and op.depth > 16
                          and op.depth * op.columns * self.itemsize > LAZY_BYTES)
         op.sums = 1 + max([term_of.accumulator for term_of in source.terms])
+        choose_few(self.sizes, source, op)
         self.choose_kernels(op, lazy, sums_of_input(source.terms))
         op.small_k = self.choose_small_k(source, op, lazy)
-        if self.zeros_read and not (lazy or op.many_k or op.small_k or op.tf32):
+        if self.zeros_read and not (lazy or op.many_k or op.small_k or op.few or op.tf32):
             self.choose_sparse(source, op)
+        choose_lines(self, self.sizes, source, op)
         if op.many_k:
             choose_many_k(source, op)
-        if op.scatter:  # a sample's sums, in the order of its values
-            require(op.columns <= COLUMNS, source, "too many taps")
-            op.epilogue_plane = ceil_to(self.sizes[source.out], 16)  # lanes of the widest vectors
-            op.parts = min(parts_of(op.geometry.regions[0].rows * op.columns), count_lines(op.geometry))
         for i in range(op.terms_count):
             self.translate_term(source.terms[i], source, op, &op.terms[i], lazy)
         count_same_input(op)
@@ -278,9 +280,7 @@ cdef class Translation(Records):
         cdef size_t address
         term.source, term.accumulator, term.part = source.source, source.accumulator, INPUT_PARTS[source.part]
         matrices = (source.weights,)
-        if op.scatter:
-            term.geometry = op.geometry
-        elif source.geometry is not None:
+        if source.geometry is not None:
             term.geometry, matrices = self.geometry(source.geometry, operation), source.weights
             term.channels = self.sizes[term.source] // term.geometry.source_rows // op.groups
         term.weights = <void**>self.zeros(len(matrices) * sizeof(void*))
@@ -296,6 +296,8 @@ cdef class Translation(Records):
         for r, w in enumerate(matrices):
             if op.diagonal and w.shape[1] < op.width and not term.one_weight:
                 w = np.repeat(w, op.width, 1)  # one form for all regions
+            if op.lines < 0:
+                w = reversed_lines(w, &term.geometry.regions[r], term.channels)
             if op.diagonal:
                 address = self.diagonal(w, op)
             else:
@@ -312,7 +314,7 @@ cdef class Translation(Records):
         for i, output in enumerate(source.outputs):
             op.epilogue_buffers[i], epilogue.output[i].relu = output.buffer, output.relu
             epilogue.output[i].zero = output.zero
-            epilogue.output[i].constant = self.vector(output.constant)
+            epilogue.output[i].constant = self.of_rows(output.constant, op)
             epilogue.output[i].per_row = output.constant is not None and np.size(output.constant) > op.width
             for a, c in enumerate(output.coefficients):
                 epilogue.output[i].coefficients[a] = c
@@ -328,7 +330,7 @@ cdef class Translation(Records):
         for i, share in enumerate(source.shares):
             epilogue.share[i].accumulator, epilogue.share[i].coefficient = share.accumulator, share.coefficient
             epilogue.share[i].part = SHARE_PARTS[share.part]
-            epilogue.share[i].bound = self.vector(share.bound)
+            epilogue.share[i].bound = self.of_rows(share.bound, op)
             epilogue.share[i].step = share.bound is not None and np.size(share.bound) > 1
         op.epilogue_buffers[0], op.epilogue_buffers[1] = source.x, source.out
         op.epilogue_buffers[2] = op.epilogue_buffers[3] = -1
@@ -339,7 +341,7 @@ cdef class Translation(Records):
             if isinstance(divide.z, int):
                 op.epilogue_buffers[2] = divide.z
             else:
-                epilogue.z_per_row, op.z_constant = 1, self.vector(divide.z)
+                epilogue.z_per_row, op.z_constant = 1, self.of_rows(divide.z, op)
             if divide.mask_z is not None:
                 op.epilogue_buffers[3] = divide.mask_z
         return 0
@@ -431,30 +433,6 @@ cdef inline Py_ssize_t count_lines(const Geometry* geometry) noexcept:
 
 cdef inline int is_lazy(const Operation* op) noexcept:
     return op.terms_count and op.terms[0].lazy
-
-
-cdef int choose_many_k(source, Operation* op) except -1:
-    """What the kernel for many k sums for each term: products of signs of the same weights at once."""
-    cdef int i
-    terms = source.terms
-    products = [(t.part, t.sign, t.accumulator) for t in terms]
-    one_matrix = all(t.weights is terms[0].weights and t.source == terms[0].source for t in terms)
-    first, second = terms[0].accumulator, terms[min(1, len(terms) - 1)].accumulator
-    for i, t in enumerate(terms):
-        op.terms[i].many_k = {"x": MANY_X, "x+": MANY_POSITIVE, "x-": MANY_NEGATIVE,
-                              "|x|": MANY_ABSOLUTE}[t.part]
-        op.terms[i].second = t.accumulator
-    merged = {
-        MANY_BOTH: [("x", 0, first), ("x+", 1, second), ("x-", -1, second)],
-        MANY_SIGNS: [("x+", 1, first), ("x+", -1, second), ("x-", 1, second), ("x-", -1, first)],
-        MANY_SIZES: [("x", 0, first), ("|x|", 2, second)],
-    }
-    for form, alike in merged.items():
-        if one_matrix and products == alike and first != second:
-            for i in range(op.terms_count):
-                op.terms[i].many_k = NO_MANY_K
-            op.terms[0].many_k, op.terms[0].second = form, second
-    return 0
 
 
 cdef inverse_of(index, Py_ssize_t source):

@@ -24,7 +24,7 @@
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 14")
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 /* Matrix products on tile registers: where the compiler knows them and the system has a way to ask for them. */

@@ -68,6 +68,9 @@ typedef struct {
     ptrdiff_t depth_step, packed_bytes; /* of packed weights: k is a multiple of this; bytes of one */
     void (*block)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const void *const *input,
                   const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ldc, int accumulate);
+    /* The same for at most four columns: see there. */
+    void (*few_columns)(ptrdiff_t rows, ptrdiff_t segments, const ptrdiff_t *lengths, const void *const *input,
+                        const void *packed, ptrdiff_t columns, void *sums, ptrdiff_t ldc, int accumulate);
     /* Where there is one, `block` reads rows as this leaves them: `count` of `rows` at a time, from the first-th on. */
     void (*split)(ptrdiff_t rows, ptrdiff_t first, ptrdiff_t count, ptrdiff_t segments, const ptrdiff_t *lengths,
                   const void *const *input, void *split);

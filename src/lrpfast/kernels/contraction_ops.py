@@ -161,11 +161,6 @@ class Redistribute(Operation):
     Terms, ``diagonal`` and ``tf32`` are as in `Contract`. ``divide`` holds what the layer
     below divides by; its ``relevance`` and ``out`` are this operation's own output.
 
-    With ``scatter``, rows of the source add to rows of ``out``, instead of the other way round: of a term's one-region
-    geometry ``out`` is the source's grid and ``source`` the output's, and its weights of shape (K, taps · N) make for
-    each tap what is added to the row it names, source row after source row. For outputs of so few channels that
-    sums over taps would leave vectors empty; `Backend.scatter_columns` says how few.
-
     A backend that fuses operations (cuda/fuse.py) adds the relevance in the buffer ``plus`` before it divides, and has
     ``branches`` made of the result, which itself is then not written: ``out`` is the first one's.
     """
@@ -178,7 +173,6 @@ class Redistribute(Operation):
     divide: Divide | None = None
     diagonal: bool = False
     tf32: bool = True
-    scatter: bool = False
     plus: int | None = None
     branches: tuple[Branch, ...] = ()
 

@@ -196,7 +196,6 @@ class CpuBackend:
     """Compiled kernels on this machine's processor."""
 
     name = "cpu"
-    scatter_columns = 4
     batch_bytes = 64 << 20
     takes_device_arrays = False
     judges = True

@@ -136,8 +136,6 @@ class Backend(Protocol):
     """The interface of a device to the engine."""
 
     name: str
-    #: The largest number of channels that `Redistribute.scatter` supports.
-    scatter_columns: int
     #: The largest number of bytes of input and output in one run, so that signals are handled between runs.
     batch_bytes: int
     #: Whether inputs and outputs may be arrays on a GPU.

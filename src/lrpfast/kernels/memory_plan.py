@@ -172,8 +172,6 @@ def work_of(operation: Operation, sizes: Sequence[int]) -> list[tuple[int, int]]
             for term in operation.terms:
                 if term.geometry is None:
                     regions = [(operation.rows, term.weights)]
-                elif getattr(operation, "scatter", False):
-                    regions = [(math.prod(term.geometry.out), term.weights)]
                 else:
                     counts = (
                         math.prod(len(axis.positions) for axis in region.axes) for region in term.geometry.regions

@@ -26,6 +26,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 #include "tile_epilogue.h"
 #include "tile_small_k.h"
 #include "tile_many_k.h"
+#include "tile_few_columns.h"
 #include "tile_sparse.h"
 #include "tile_elementwise.h"
 #include "tile_functions.h"
@@ -37,7 +38,7 @@ typedef T NAME(u) __attribute__((vector_size(VBYTES), aligned(sizeof(T)), may_al
 
 /* What tile_amx.h has no other form of. */
 #define KERNELS_BUT_PRODUCTS                                                               \
-    .many_k = NAME(many_k), .nonzeros = NAME(nonzeros), .pack_sparse = NAME(pack_sparse),  \
+    .many_k = NAME(many_k), .few_columns = NAME(few_columns), .nonzeros = NAME(nonzeros), .pack_sparse = NAME(pack_sparse),  \
     .sparse_rows = NAME(sparse_rows), .sparse_taps = NAME(sparse_taps), .load = NAME(load), .gather = NAME(gather), .channelwise = NAME(channelwise), \
     .epilogue_forward = NAME(epilogue_forward), .epilogue_backward = NAME(epilogue_backward), .small_k = NAME(small_k), \
     .divide = NAME(divide), .divide_by_sign = NAME(divide_by_sign), .finite = NAME(finite), \

@@ -46,6 +46,19 @@ static int NAME(epilogue_forward_any)(
     return NAME(is_zero)(check);
 }
 
+/* The accumulator that an output is, if it is one by itself; else -1. */
+static inline int NAME(only_sum)(const lrpfast_epilogue *f, const lrpfast_output *output)
+{
+    int only = -1;
+    for (int a = 0; a < f->sums; a++)
+        if (output->coefficients[a] != 0) {
+            if (only >= 0 || output->coefficients[a] != 1)
+                return -1;
+            only = a;
+        }
+    return only;
+}
+
 /* The same for one plane, of at least a vector of columns: short loops, so that the processor looks far ahead. */
 static inline __attribute__((always_inline)) int NAME(epilogue_forward_plain)(
     const int biased, const int relu, const int nonzero, const lrpfast_output *output, T *out, ptrdiff_t rows,
@@ -76,17 +89,18 @@ static int NAME(epilogue_forward)(
     const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at, const ptrdiff_t *in_sample,
     ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
-    int plain = f->sums == 1 && n >= VL, fine = 1;
+    int plain = n >= VL, fine = 1;
     for (int o = 0; o < f->outputs; o++)
-        plain &= f->output[o].coefficients[0] == 1 && !(f->output[o].relu && f->output[o].zero != 0);
+        plain &= NAME(only_sum)(f, &f->output[o]) >= 0 && !(f->output[o].relu && f->output[o].zero != 0);
     if (!plain)
         return NAME(epilogue_forward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
     for (int o = 0; o < f->outputs; o++) { /* nearly always */
         const lrpfast_output *output = &f->output[o];
         const T *constant = output->constant ? (const T *)output->constant + n0 : 0;
         T *out = (T *)buffers[o] + n0;
-#define FORWARD(biased, relu, nonzero)                                                                              \
-    fine &= NAME(epilogue_forward_plain)(biased, relu, nonzero, output, out, rows, at, in_sample, n, sums, ld, constant)
+        const T *sum = (const T *)sums + NAME(only_sum)(f, output) * plane;
+#define FORWARD(biased, relu, nonzero)                                                                             \
+    fine &= NAME(epilogue_forward_plain)(biased, relu, nonzero, output, out, rows, at, in_sample, n, sum, ld, constant)
         if (constant && output->relu)
             FORWARD(1, 1, 0);
         else if (constant && output->zero != 0)

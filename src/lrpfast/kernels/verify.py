@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .codes import OF_ROWS
-from .contraction_ops import Contract, Divide, Redistribute, Term
+from .contraction_ops import Contract, Divide, Redistribute
 from .geometry import Geometry
 from .operation import require
 
@@ -61,16 +61,12 @@ def check_contraction(operation: Any, sizes: Sequence[int]) -> None:
     width, geometry = size // rows, terms[0].geometry
     for term in terms:
         require((term.geometry is None) == (geometry is None), operation, "all terms have a geometry or none has")
-        if backward and operation.scatter:
-            check_scattering(term, geometry, operation, sizes, width)
-            continue
         if geometry is not None:
             if term.geometry is not geometry:
                 require(same_positions(term.geometry, geometry), operation, "regions differ between terms")
             require(int(np.prod(geometry.out)) == rows, operation, "rows do not fill the output grid")
             require(len(term.weights) == len(geometry.regions), operation, "one array of weights for each region")
-    if not (backward and operation.scatter):
-        check_weights(operation, sizes, width)
+    check_weights(operation, sizes, width)
     sums = 1 + max(term.accumulator for term in terms)
     require(sums <= MAX_SUMS, operation, f"{sums} sums, at most {MAX_SUMS} are possible")
     require(all(term.sign in (-1, 0, 1, 2) for term in terms), operation, "a sign is +1, -1, 2 or 0")
@@ -139,40 +135,6 @@ def check_outputs(operation: Contract, sizes: Sequence[int], size: int, sums: in
             operation,
             "a constant has a value for each column, or for each row's",
         )
-
-
-def check_scattering(
-    term: Term, geometry: Geometry | None, operation: Redistribute, sizes: Sequence[int], width: int
-) -> None:
-    """Shapes of a term whose rows add to the rows of the output that they name."""
-    require(
-        geometry is not None and term.geometry is geometry and len(geometry.regions) == 1,
-        operation,
-        "all terms share a geometry of one region",
-    )
-    assert geometry is not None
-    source_rows = int(np.prod(geometry.out))
-    taps = int(np.prod([np.shape(a.index)[1] for a in geometry.regions[0].axes]))
-    require(
-        int(np.prod(geometry.source)) == operation.rows and not operation.diagonal,
-        operation,
-        "rows do not fill the output grid",
-    )
-    require(
-        np.array_equal(
-            np.concatenate([a.positions for a in geometry.regions[0].axes]),
-            np.concatenate([np.arange(n) for n in geometry.out]),
-        ),
-        operation,
-        "rows are in order",
-    )
-    require(sizes[term.source] % source_rows == 0, operation, "a source does not fill its grid")
-    require(term.part == "x", operation, "a part of the source")
-    require(
-        np.shape(term.weights) == (sizes[term.source] // source_rows, taps * width),
-        operation,
-        f"weights of shape {np.shape(term.weights)} do not fit",
-    )
 
 
 def check_divisors(operation: Divide, sizes: Sequence[int], size: int) -> None:

@@ -23,7 +23,6 @@ class CudaBackend:
     """Kernels on one or more GPUs."""
 
     name = "gpu"
-    scatter_columns = 0
     #: of input and output in one run, which cuts them into chunks by itself
     batch_bytes = 1 << 30
     takes_device_arrays = True

@@ -18,7 +18,7 @@ from ...errors import DeviceError, InputError
 from ..codes import INPUT_PARTS, SHARE_PARTS, STABILIZERS
 from ..contraction_ops import Contract, Divide, Redistribute, Share, Term
 from ..geometry import Geometry
-from ..operation import require, row_of
+from ..operation import row_of
 from ..program import Program
 from ..verify import MAX_SUMS
 from . import cublas, cudnn, tiles
@@ -77,7 +77,6 @@ class Contraction:
             if term.geometry is not None:
                 arrays.geometry(term.geometry, operation)  # checked, so that the fields below are valid
         row_of(operation).check(operation, program.sizes)
-        require(not getattr(operation, "scatter", False), operation, "this backend does not scatter")
         self.round = program.tf32 and operation.tf32
         self.split = program.operands == "split" and operation.tf32  # on tensor cores, into two TF32 numbers
         self.rows = operation.rows

@@ -203,7 +203,7 @@ def _shares_a_sum(operation: Operation | None) -> bool:
     if not isinstance(operation, Redistribute) or not _ones(operation) or operation.branches:
         return False
     (share, *more), single = operation.shares, len(operation.terms) == 1
-    return single and not more and share.bound is None and operation.plus is None and not operation.scatter
+    return single and not more and share.bound is None and operation.plus is None
 
 
 def _branch(operation: Redistribute) -> Branch:
