@@ -114,6 +114,26 @@ def test_parts_of_constants_that_are_changed_in_place():
     check(relative_positions, numbers(2, 7, 7))
 
 
+def changed_for_each_sample(x):
+    """A mask of each sample, which OPT changes in place, as a whole and in parts."""
+    mask = torch.ones(3, 4, dtype=torch.float64).triu(1).expand(x.shape[0], -1, -1).clone()
+    mask[:, :, 0] = 2.0
+    mask.copy_(mask.masked_fill(mask == 0, -1.0))
+    mask += 1
+    return x * mask
+
+
+def test_constants_of_each_sample_that_are_changed_in_place():
+    check(changed_for_each_sample, numbers(2, 3, 4))
+
+
+def test_rows_of_a_constant_table_by_index_select():
+    """M2M100's positions: rows for words of all samples, one after the other."""
+    table = numbers(7, 4)
+    words = torch.tensor([[1, 6, 2], [0, 3, 3]])
+    check(lambda ids: table.index_select(0, ids.view(-1)).view(ids.shape[0], 3, 4).tanh(), words)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -21,6 +21,7 @@ from ...errors import ModelFormatError, UnsupportedLayerError
 from ...model.graph import Model
 from ..input_shape import InputShapes
 from ..untrusted import guarded, member, parse_json
+from .inlined import WRAPPERS, Part, check_wrapper, inline
 from .open_sizes import read
 from .records import Op, Ref, TorchProgram
 
@@ -150,15 +151,13 @@ def _program(archive: _Archive) -> TorchProgram:
     module = document["graph_module"]
     graph, signature = module["graph"], module["signature"]
     program = TorchProgram(
-        ops=[_op(node) for node in graph["nodes"]],
+        ops=[],
         inputs=[],
         outputs=[],
         constants={},
         name=archive.model,
     )
-    for name, meta in graph["tensor_values"].items():
-        program.set_sizes(name, [_size(size) for size in meta["sizes"]])
-        program.kinds[name] = _kind(meta.get("dtype"))
+    program.ops.extend(_ops(program, graph, ""))
     for symbol, limits in document.get("range_constraints", {}).items():
         program.ranges[symbol] = (_limit(limits.get("min_val")), _limit(limits.get("max_val")))
     stored = archive.tensors("weights")
@@ -184,6 +183,39 @@ def _program(archive: _Archive) -> TorchProgram:
             raise UnsupportedLayerError(f"has an output of kind {kind}, lrpfast reads tensors")
         program.outputs.append(argument.name)
     return program
+
+
+def _ops(program: TorchProgram, graph: Mapping[str, Any], prefix: str) -> list[Op]:
+    """A graph's operators; of its values, whose names begin with the prefix in the end, the program gets sizes."""
+    for name, meta in graph["tensor_values"].items():
+        program.set_sizes(prefix + name, [_size(size) for size in meta["sizes"]])
+        program.kinds[prefix + name] = _kind(meta.get("dtype"))
+    ops: list[Op] = []
+    for node in graph["nodes"]:
+        op = _op(node)
+        kind = op.target.removeprefix("higher_order.")
+        ops.extend(_inlined(program, node, op, kind, prefix) if kind in WRAPPERS else [op])
+    return ops
+
+
+def _inlined(program: TorchProgram, node: Mapping[str, Any], op: Op, kind: str, prefix: str) -> list[Op]:
+    """The operators of the part of the program that a node calls."""
+    arguments = [item["arg"] for item in node["inputs"]]
+    at = next((i for i, a in enumerate(arguments) if "as_graph" in a), None)
+    if at is None:
+        raise ModelFormatError(f"{op.name!r} calls no part of the program")
+    values = [_argument(a) for a in arguments]
+    check_wrapper(kind, values)
+    graph = arguments[at]["as_graph"]["graph"]
+    inputs = [_argument(a) for a in graph["inputs"]]
+    if len(inputs) != len(values) - at - 1 or any(not isinstance(i, Ref) for i in inputs):
+        raise ModelFormatError(f"{op.name!r} calls a part of the program with other inputs than it has")
+    part = Part(
+        _ops(program, graph, f"{prefix}{op.name}/"),
+        [i.name for i in inputs],
+        [_argument(a) for a in graph["outputs"]],
+    )
+    return inline(part, op.name, values[at + 1 :], [[name] for name in op.outputs])
 
 
 def _size(size: Mapping[str, Any]) -> int | str | None:

@@ -134,12 +134,18 @@ class _Folder:
         target, root = self.values[name], self.root_of(name)
         if root in self.read:
             raise UnsupportedLayerError("changes in place a constant that the model has used before")
-        if isinstance(target, PerBatch) or isinstance(result, PerBatch) or not isinstance(target, np.ndarray):
+        whole, of_each = self.values[root], isinstance(target, PerBatch)
+        arrays = [_for_batch(target, i) for i in range(1 + of_each)]
+        mixed = of_each != isinstance(whole, PerBatch) or (isinstance(result, PerBatch) and not of_each)
+        if mixed or not all(isinstance(array, np.ndarray) for array in arrays):
             raise UnsupportedLayerError("changes in place a constant whose size depends on the number of samples")
-        # NumPy copied where PyTorch does not, or has one value at many places
-        if not np.may_share_memory(target, self.values[root]) or not target.flags.writeable:
-            raise UnsupportedLayerError("changes in place a view of a constant. Write it without in-place operations")
-        target[...] = result
+        for i, array in enumerate(arrays):
+            # NumPy copied where PyTorch does not, or has one value at many places
+            if not np.may_share_memory(array, _for_batch(whole, i)) or not array.flags.writeable:
+                raise UnsupportedLayerError(
+                    "changes in place a view of a constant. Write it without in-place operations"
+                )
+            array[...] = _for_batch(result, i)
         return target
 
 

@@ -13,6 +13,7 @@ from ...errors import InputError, MissingPackageError, UnsupportedLayerError, in
 from ...model.graph import Model
 from ..input_shape import check_input_shape
 from ..untrusted import guarded
+from .inlined import WRAPPERS, Part, check_wrapper, inline
 from .open_sizes import read
 from .records import Op, Ref, TorchProgram
 
@@ -143,7 +144,6 @@ def _by_name(module: Any, shapes: Sequence[Any]) -> Any:
 
 
 def _program(torch: Any, exported: Any) -> TorchProgram:
-    nodes = list(exported.graph.nodes)
     program = TorchProgram([], [], [], {}, name="model", ranges=_ranges(exported))
     stored = {**exported.state_dict, **exported.constants}
     kinds = torch.export.graph_signature.InputKind
@@ -160,17 +160,53 @@ def _program(torch: Any, exported: Any) -> TorchProgram:
         if spec.kind.name != "USER_OUTPUT" or type(spec.arg).__name__ != "TensorArgument":
             raise UnsupportedLayerError(f"has an output of kind {spec.kind.name}, lrpfast reads tensors")
         program.outputs.append(spec.arg.name)
-    for node in nodes:
-        value = node.meta.get("val")
+    program.ops.extend(_ops(torch, program, exported.graph_module, ""))
+    return program
+
+
+def _ops(torch: Any, program: TorchProgram, module: Any, prefix: str) -> list[Op]:
+    """A graph's operators; of its values, whose names begin with the prefix in the end, the program gets sizes."""
+    ops: list[Op] = []
+    calls: set[Any] = set()
+    for node in module.graph.nodes:
+        name, value = prefix + node.name, node.meta.get("val")
         if isinstance(value, torch.Tensor):
             whole = not (value.is_floating_point() or value.is_complex())
-            program.kinds[node.name] = "truth" if value.dtype is torch.bool else "whole" if whole else "number"
-            program.set_sizes(node.name, [_size(n) for n in value.shape])
-        if node.op == "call_function":
-            program.ops.append(_op(torch, node))
-        elif node.op == "get_attr":
-            program.constants[node.name] = _array(torch, _attribute(exported.graph_module, node.target))
-    return program
+            program.kinds[name] = "truth" if value.dtype is torch.bool else "whole" if whole else "number"
+            program.set_sizes(name, [_size(n) for n in value.shape])
+        if node.op == "get_attr":
+            held = _attribute(module, node.target)
+            if not isinstance(held, torch.fx.GraphModule):
+                program.constants[name] = _array(torch, held)
+        elif node.op == "call_function" and getattr(node.target, "_name", None) in WRAPPERS:
+            calls.add(node)
+            ops.extend(_inlined(torch, program, module, node, prefix))
+        elif node.op == "call_function" and not (node.args and _is_call(node.args[0], calls)):
+            ops.append(_op(torch, node))
+    return ops
+
+
+def _is_call(value: Any, calls: set[Any]) -> bool:
+    """Whether a value is what a part of the program returns; its items have the names of what makes them."""
+    return not isinstance(value, (list, tuple, dict, slice)) and value in calls
+
+
+def _inlined(torch: Any, program: TorchProgram, module: Any, node: Any, prefix: str) -> list[Op]:
+    """The operators of the part of the program that a node calls."""
+    check_wrapper(node.target._name, node.args)
+    at = next(i for i, a in enumerate(node.args) if isinstance(a, torch.fx.Node) and a.op == "get_attr")
+    inner = _attribute(module, node.args[at].target)
+    nodes = list(inner.graph.nodes)
+    (outputs,) = (n.args[0] for n in nodes if n.op == "output")
+    results: list[list[str]] = [[] for _ in outputs]
+    for user in node.users:
+        results[user.args[1]].append(user.name)
+    part = Part(
+        _ops(torch, program, inner, f"{prefix}{node.name}/"),
+        [n.name for n in nodes if n.op == "placeholder"],
+        _record(torch, outputs),
+    )
+    return inline(part, node.name, _record(torch, node.args[at + 1 :]), results)
 
 
 def _size(size: Any) -> int | str | None:

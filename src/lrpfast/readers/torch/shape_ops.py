@@ -228,6 +228,9 @@ def _at(node: TorchNode, x: Any, dim: int, index: int) -> Any:
 
 
 def _index_select(node: TorchNode) -> Any:
+    table = node.get("self")
+    if isinstance(table, np.ndarray) and table.ndim == 2 and node.get("dim") in (0, -2):  # rows, as an embedding's
+        return node.builder.embedding(table.astype(float), node.tensor("index"))
     x, index = node.tensor(), node.constant("index")
     assert index is not None
     return take(node.builder, x, x.axis(node.get("dim")), np.ravel(index))
