@@ -249,6 +249,11 @@ def test_labels_and_targets_in_a_file_a_year(kind, tmp_path):
             analyzer.stream(data, group_by=files("wet")[:1], **{**options, "select": None})
         with pytest.raises(lrpfast.InputError, match="is both the sink and the (source|target)"):
             analyzer.stream(data, files("wet")[1].split(":")[0], target=files("wet"), overwrite=True, **options)
+    if kind == "npy":
+        np.save(tmp_path / "two.npy", np.zeros((3, 2), int))
+        for other in ("two", "phase_1"):
+            with pytest.raises(lrpfast.ShapeError, match="must hold alike values"):
+                analyzer.stream(data, target=[files("wet")[0], f"{tmp_path}/{other}.npy"], **options)
     listed = analyzer.stream(days(2), group_by=["a.nc", "b.nc"], **{**options, "select": None})
     assert listed.statistics.groups == ("a.nc", "b.nc")
     pytest.importorskip("matplotlib")

@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ANALYZERS:
         print(f"  {name.ljust(39)} {', '.join(k for k in keywords(name) if k not in _LRP_KEYWORDS)}".rstrip())
     print(f"\n  All lrp.* also take {', '.join(_LRP_KEYWORDS)}.")
-    print("\nConventions: docs/conventions.md. Equations and sources: docs/rules.md, or help(lrpfast.rules.ZBox).")
+    print("\nOther rules for some layers: --rule-for BatchNorm=pass --rule-for 'block1_*=gamma:gamma=0.5'.")
+    print("Conventions: docs/conventions.md. Equations and sources: docs/rules.md, or help(lrpfast.rules.ZBox).")
 
 
 _LRP_KEYWORDS = ("input_layer_rule", "until_layer_idx", "until_layer_rule")

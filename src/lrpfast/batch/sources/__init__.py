@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError
+from ...errors import InputError, InputNotFoundError, LrpfastError, MissingPackageError, ShapeError
 from ...output import in_utf8
 from .base import Source
 from .fit import filled
@@ -172,8 +172,14 @@ def read_labels(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
     """
     listed = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     names = [name for item in listed for name in expanded_if_missing(os.fsdecode(item))]
+    if len(names) == 1 and is_npy(names[0]):
+        return np.array(open_array(names[0]))
     if all(map(is_npy, names)):
-        return np.concatenate([np.array(open_array(name)) for name in names])
+        arrays = [np.atleast_1d(np.array(open_array(name))) for name in names]
+        if len({(array.shape[1:], array.dtype.kind in "US") for array in arrays}) > 1:
+            each = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in zip(names, arrays, strict=True))
+            raise ShapeError(f"files that are read as one must hold alike values, not {each}")
+        return np.concatenate(arrays)
     texts = _texts([split(name) for name in names], sort=len(listed) == 1)
     if texts is not None:
         return texts
