@@ -199,9 +199,12 @@ def medians(found: Found) -> str:
             continue
         cells = [entry.seconds(tool) for tool in tools]
         apart = max(entry.entry["agreement"].values(), default=None)
+        undecided = sorted({sample for found in entry.entry.get("undecided", {}).values() for sample in found})
+        mark = f", not of sample {', '.join(map(str, undecided))}" if undecided else ""
         rows.append([
             case.title, milliseconds(median(own["seconds"])), _quartiles(own["seconds"]),
-            *("–" if cell is None else milliseconds(cell) for cell in cells), "–" if apart is None else f"{apart:.0e}",
+            *("–" if cell is None else milliseconds(cell) for cell in cells),
+            "–" if apart is None else f"{apart:.0e}{mark}",
         ])  # fmt: skip
     return table(header, rows)
 
@@ -393,7 +396,8 @@ MACHINE = """## {title}
 ### Times
 
 Medians in milliseconds; the tools take turns, so that the machine's drift meets all alike. *Difference* is the largest
-between lrpfast and a peer under the same conventions: Σ|difference| over Σ|relevance| of a sample.
+between lrpfast and a peer under the same conventions: Σ|difference| over Σ|relevance| of a sample. Samples
+of which float32 chooses another winner of a max pooling than float64, in either tool, are named there and not judged.
 
 {medians}
 

@@ -113,13 +113,16 @@ class Stored:
         """An operation by itself."""
         reads, writes = touched(operation)
         out = min(writes)
-        alone = Program(self.program.sizes, (operation,), (), out, None, self.program.dtype, self.program.operands)
+        sizes, x = self.program.sizes, self.x
+        if 0 not in reads:  # a program looks whether its input is finite, which may take longer than the operation
+            sizes, x = (1, *sizes[1:]), np.zeros((len(x), 1), x.dtype)
+        alone = Program(sizes, (operation,), (), out, None, self.program.dtype, self.program.operands)
         # by itself an operation does not show that what it reads is mostly zeros
         with mock.patch.object(_cpu, "zeros_read", lambda _: [self.zeros[id(operation)]]):
             compiled = self.backend.compile(replace(alone, keep=tuple((reads | writes) - {0, out})))
         keep = {b: self.arrays[b] for b in (reads | writes) - {0, out}}
         into = self.arrays[out].copy()
-        seconds = least(lambda: compiled.run(self.x, into, threads=1, keep=keep), repeat)
+        seconds = least(lambda: compiled.run(x, into, threads=1, keep=keep), repeat)
         flops = sum(flop for flop, _ in work_of(operation, self.program.sizes))
         direction = " back" if operation in self.program.backward and isinstance(operation, Contract) else ""
         name = row_of(operation).kernel + direction

@@ -110,7 +110,8 @@ class Report:
                 for t in it.timed
             ]
             size = {"flops": it.flops, "samples": len(it.x), "bytes": 2 * it.x.nbytes}
-            return {**size, "agreement": it.agreement, "missing": it.missing, "readings": readings}
+            found = {"agreement": it.agreement, "undecided": it.undecided, "missing": it.missing}
+            return {**size, **found, "readings": readings}
 
     def batches(self) -> None:
         """Time against batch size."""

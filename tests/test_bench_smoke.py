@@ -31,6 +31,45 @@ def test_benchmarks_run():
     assert "passed" in out
 
 
+WINNERS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import cases, networks, tool, winners
+
+node = networks.Node("max_pool", (0,), {"size": 2, "stride": 2, "pad": 0})
+values = np.array([[1, 2, 5, 5], [3, 0, 4, 5]], float).reshape(1, 2, 4, 1)
+assert winners.winners(node, values).reshape(-1).tolist() == [2, 0]
+padded = networks.Node("max_pool", (0,), {"size": 3, "stride": 2, "pad": 1})
+assert winners.winners(padded, values).reshape(-1).tolist() == [7, 4]
+
+x = np.ones((4, 3), np.float32)
+case = cases.CASES[0]
+def tools(*factors):
+    other = x * np.array(factors, np.float32)[:, None]
+    def fake(name, values):
+        return tool.Tool(name, 4, lambda part: values[part], lambda y: y)
+    return fake("zennit", other), fake("lrpfast", x)
+def judged(undecided, *factors):
+    winners.changed = lambda network, sample, peer: next(undecided)
+    return cases.compared(case, None, x, *tools(*factors))
+assert judged(iter([]), 1, 1, 9, 9) == (0, [])
+assert judged(iter([2]), 9, 1, 1, 9) == (0, [0])
+assert judged(iter([2, 1, 1]), 9, 9, 1, 9) == (0, [0, 1, 3])
+for undecided, factors in (([0], (9, 1, 1, 1)), ([1, 1, 1, 1], (9, 9, 9, 9)), ([1, 0], (9, 9, 1, 1))):
+    try:
+        judged(iter(undecided), *factors)
+    except AssertionError as error:
+        assert "zennit" in str(error)
+    else:
+        raise SystemExit(f"{undecided} {factors} passed")
+"""
+
+
+def test_samples_whose_winners_float32_changes_are_not_judged():
+    run("-c", WINNERS, BENCH)
+
+
 @pytest.mark.sweep
 def test_report_runs(tmp_path):
     pytest.importorskip("matplotlib")
