@@ -197,46 +197,11 @@ static inline __attribute__((always_inline)) int NAME(epilogue_backward_plain)(
     return NAME(is_zero)(check);
 }
 
-/* The same for rows shorter than a vector that nothing divides, as an image's channels: value by value. */
-static int NAME(epilogue_backward_short)(
-    const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at, const ptrdiff_t *in_sample,
-    ptrdiff_t n0, ptrdiff_t n, const T *sums, ptrdiff_t plane, ptrdiff_t ld)
-{
-    T check = 0;
-    for (ptrdiff_t i = 0; i < rows; i++, sums += ld)
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const T x = ((const T *)buffers[0])[at[i] + n0 + j];
-            T total = 0;
-            for (int h = 0; h < f->shares; h++) {
-                const lrpfast_share *share = &f->share[h];
-                T value = sums[share->accumulator * plane + j];
-                if (share->part == LRPFAST_X)
-                    value = x * value;
-                else if (share->part == LRPFAST_POSITIVE)
-                    value = (x > 0 ? x : 0) * value;
-                else if (share->part == LRPFAST_NEGATIVE)
-                    value = (x < 0 ? x : 0) * value;
-                else if (share->part == LRPFAST_ABSOLUTE)
-                    value = (x < 0 ? -x : x) * value;
-                else if (share->part == LRPFAST_X_MINUS_BOUND)
-                    value = (x - ((const T *)share->bound)[share->step ? in_sample[i] + n0 + j : 0]) * value;
-                if (share->coefficient != 1)
-                    value = (T)share->coefficient * value;
-                total = h ? total + value : value;
-            }
-            check = check + total * 0;
-            ((T *)buffers[1])[at[i] + n0 + j] = total;
-        }
-    return check == 0;
-}
-
 static int NAME(epilogue_backward)(
     const lrpfast_epilogue *f, void *const *buffers, ptrdiff_t rows, const ptrdiff_t *at, const ptrdiff_t *in_sample,
     ptrdiff_t n0, ptrdiff_t n, const void *sums, ptrdiff_t plane, ptrdiff_t ld)
 {
     const lrpfast_share *share = &f->share[0];
-    if (n < VL && !f->divides && !f->mask && !f->tf32)
-        return NAME(epilogue_backward_short)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
     if (f->shares != 1 || share->part != LRPFAST_X || share->coefficient != 1 || f->mask || n < VL)
         return NAME(epilogue_backward_any)(f, buffers, rows, at, in_sample, n0, n, sums, plane, ld);
     sums = (const T *)sums + share->accumulator * plane;

@@ -2,21 +2,34 @@
 
 static inline __attribute__((always_inline)) NAME(v) NAME(load_vector)(const T *x, ptrdiff_t n)
 {
-    NAME(v) value = {0};
     if (n >= VL)
         return *(const NAME(u) *)x;
+#if VBYTES == 64 && SINGLE
+    return (NAME(v))_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), x);
+#elif VBYTES == 64
+    return (NAME(v))_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), x);
+#else
+    NAME(v) value = {0};
     for (ptrdiff_t j = 0; j < n; j++)
         value[j] = x[j];
     return value;
+#endif
 }
 
 static inline __attribute__((always_inline)) void NAME(store_vector)(T *to, NAME(v) value, ptrdiff_t n)
 {
-    if (n >= VL)
+    if (n >= VL) {
         *(NAME(u) *)to = value;
-    else
-        for (ptrdiff_t j = 0; j < n; j++)
-            to[j] = value[j];
+        return;
+    }
+#if VBYTES == 64 && SINGLE
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << n) - 1), (__m512)value);
+#elif VBYTES == 64
+    _mm512_mask_storeu_pd(to, (__mmask8)((1u << n) - 1), (__m512d)value);
+#else
+    for (ptrdiff_t j = 0; j < n; j++)
+        to[j] = value[j];
+#endif
 }
 
 #define WHERE(condition, yes, no)                                                          \
