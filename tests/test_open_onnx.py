@@ -172,6 +172,21 @@ def test_what_a_length_takes_is_charged(tmp_path):
         model.with_input_shape(10**7)
 
 
+def test_a_table_of_positions_that_ends():
+    """As of GPT-2: rows of a table at 0, 1, 2, …; longer samples than it has rows are refused."""
+    table = "one = {1}, float[8] t = {1, 2, 3, 4, 5, 6, 7, 8}>"
+    proto = parsed(COUNTED.replace("one = {1}>", table).replace("f = Cast <to = 1> (r)", "f = Gather (t, r)"))
+    model = lrpfast.from_onnx(proto)
+    np.testing.assert_array_equal(model.predict([[2.0, 2.0, 2.0]]), [[2.0, 4.0, 6.0]])
+    with pytest.raises(lrpfast.ModelFormatError, match="index 8 is out of bounds"):
+        model.with_input_shape(9)
+    del proto.graph.initializer[-1].dims[:], proto.graph.initializer[-1].float_data[5:]
+    proto.graph.initializer[-1].dims.append(5)  # too few for a second size that is tried
+    with pytest.raises(lrpfast.ModelFormatError, match="out of bounds.*--input-shape n"):
+        lrpfast.from_onnx(proto)
+    assert lrpfast.from_onnx(proto, input_shape=3).predict([[2.0, 2.0, 2.0]]).tolist() == [[2.0, 4.0, 6.0]]
+
+
 def test_one_of_several_sizes_may_be_fixed(tmp_path):
     """The caller fixes one open size, the data decide the other."""
     text = COUNTED.replace("float[N, L]", "float[N, C, L]").replace("one = {1}>", "one = {1}, int64 two = {2}>")

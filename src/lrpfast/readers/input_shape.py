@@ -134,9 +134,9 @@ def _cure(inputs: Mapping[str, Shape | None]) -> str:
 
 
 def _is_of_shapes(error: BaseException | None) -> bool:
-    """Whether shapes, or arithmetic with an open size, are what went wrong."""
+    """Whether shapes, places beyond an end, or arithmetic with an open size are what went wrong."""
     while error is not None:
-        if isinstance(error, ShapeError) or (isinstance(error, TypeError) and "NoneType" in str(error)):
+        if isinstance(error, (ShapeError, IndexError)) or (isinstance(error, TypeError) and "NoneType" in str(error)):
             return True
         error = error.__cause__
     return False
