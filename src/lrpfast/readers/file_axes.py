@@ -17,12 +17,11 @@ from ..errors import ShapeError, UnsupportedLayerError
 from .axis_ops import fixed, repeat, take
 from .batch_axis import BATCH, FIRST, BatchAxis, of_axes, reshaped
 from .channels_first import Builder, Value, open_size
+from .input_shape import OPEN
 
 #: Two sizes of the batch, for which shapes are computed; twice the same where the file fixes it.
 Batches = tuple[int, int]
 Sizes = Sequence[int]
-#: Numbers that stand for axes the file leaves open, where shapes are computed.
-OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
 
 
 def shown(value: Value) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ from ..model.layers.base import as_shape, each
 
 #: The cure that messages name where an open size is the obstacle.
 FIX_SIZE = "Fix the size: lrpfast.load(path, input_shape=…), or --input-shape"
+
+#: Numbers that stand for axes the file leaves open, where shapes are computed.
+OPEN = ((6007, 6011), (5003, 5009), (4001, 4003), (3001, 3011))
+_OPEN_NUMBER = re.compile(rf"\b({'|'.join(str(n) for pair in OPEN for n in pair)})\b")
 
 #: What `load` takes as ``input_shape``, after `check_input_shape`: by the input's name, or by its index.
 InputShapes = Mapping[str | int, Shape]
@@ -100,8 +105,8 @@ def naming_open_sizes(inputs: Mapping[str, Shape | None]) -> Iterator[None]:
         yield
     except LrpfastError as error:
         opened = [f"{name!r} {_sizes(shape)}" for name, shape in inputs.items() if shape is None or None in shape]
-        text = str(error)
-        if not opened or not (FIX_SIZE in text or _is_of_shapes(error)):
+        text, stands_in = _OPEN_NUMBER.subn("open", str(error))
+        if not opened or not (stands_in or FIX_SIZE in text or _is_of_shapes(error)):
             raise
         if FIX_SIZE not in text:
             text = f"{text.rstrip('.')}. The file leaves sizes of {', '.join(opened)} open. {FIX_SIZE}"
@@ -129,9 +134,9 @@ def _cure(inputs: Mapping[str, Shape | None]) -> str:
 
 
 def _is_of_shapes(error: BaseException | None) -> bool:
-    """Whether shapes, or arithmetic with an open size, are what went wrong."""
+    """Whether shapes, places beyond an end, or arithmetic with an open size are what went wrong."""
     while error is not None:
-        if isinstance(error, ShapeError) or (isinstance(error, TypeError) and "NoneType" in str(error)):
+        if isinstance(error, (ShapeError, IndexError)) or (isinstance(error, TypeError) and "NoneType" in str(error)):
             return True
         error = error.__cause__
     return False

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, ShapeError
+from ..errors import InputError, LrpfastError, ShapeError
 from ..model.graph import Model
 from ..model.layers import Shape
 from ..model.layers.base import as_shape
 from ..model.node import Node
 
 Reader = Callable[[Sequence[Shape]], Model]
+
+#: Sizes of which a file is read to see which layers it has.
+SIZES = (6, 8, 16, 32, 64, 128, 224, 256)
 
 
 @dataclass(frozen=True)
@@ -134,3 +138,35 @@ class OpenModel(Model):
             f"the layers of model {self.name!r} depend on sizes that the data decide; a file has those of one size. "
             "Save model.with_input_shape(…), or keep the file that it was read from"
         )
+
+
+def of_sizes(opened: Sequence[Shape], candidates: Iterable[Sequence[Shape]], reader: Reader) -> OpenModel | None:
+    """The model of open sizes that a reader reads anew; None where the first two that it reads differ in their layers.
+
+    Parameters
+    ----------
+    opened : sequence of Shape
+        Of the inputs, None for open sizes.
+    candidates : iterable
+        The inputs' shapes for sizes to try, in this order.
+    reader : callable
+        From the inputs' shapes to the model.
+    """
+    models: list[Model] = []
+    tried = set()
+    for shapes in candidates:
+        if tuple(shapes) in tried:
+            continue
+        tried.add(tuple(shapes))
+        try:
+            with warnings.catch_warnings():
+                if models:  # what the first one warned of
+                    warnings.simplefilter("ignore")
+                models.append(reader(shapes))
+        except LrpfastError:
+            continue
+        if len(models) == 2:
+            break
+    if len(models) < 2 or not OpenModel.fits(models[0], models[1]):
+        return None
+    return OpenModel(models[0], models[1], opened, reader)

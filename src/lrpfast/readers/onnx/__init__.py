@@ -1,5 +1,5 @@
 """ONNX models."""
 
-from .model import from_onnx
+from .reader import from_onnx
 
 __all__ = ["from_onnx"]

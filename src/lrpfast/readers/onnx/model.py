@@ -1,23 +1,19 @@
-"""ONNX models: the graph is read, constants are folded, patterns recognised, and the rest built channels last."""
+"""The Model of an ONNX graph: constants are folded, patterns recognised, and the rest built channels last."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...budget import budgeted, held_bytes
 from ...errors import (
     ApproximationWarning,
     InputError,
-    LrpfastError,
     ModelFormatError,
     ShapeError,
     UnsupportedLayerError,
@@ -28,13 +24,12 @@ from ...model.layers import Shape
 from ..batch_axis import BatchAxis
 from ..channels_first import Builder, Flat, Tensor, Value
 from ..conditions import CONDITIONS, compared_value, is_condition, moved
-from ..input_shape import InputShapeError, check_input_shape, naming_open_sizes
 from ..masks import Condition
 from ..untrusted import check_products
 from .context import NodeContext
 from .control_flow import CONTROL, branches, subgraph
 from .dynamic_quantize import ON_SCALED, scaled
-from .file import File, Input, Node, read
+from .file import File, Input, Node
 from .fold import BY_LAYERS, FOLDED, OF_ROWS, OF_SAMPLES, FoldedValue, fold
 from .loops import recurrent_loop
 from .obstacles import LAYERS, NO_LAYERS, QUANTIZED, UNREAD, NodeObstacles
@@ -87,75 +82,6 @@ _ON_NUMBERS = {
 }
 
 
-def from_onnx(model: Any, *, input_shape: Any = None) -> Model:
-    """The Model of an ONNX file, which takes and returns arrays as the file says: images channels first.
-
-    Parameters
-    ----------
-    model : str, path-like, bytes or onnx.ModelProto
-        Operators of the versions 7 to 28. The first axis of every input and output is the
-        batch's, whatever size the file gives it.
-    input_shape : tuple of int, or mapping, optional
-        Sizes of one sample that the file leaves open; see `lrpfast.load`.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ModelNotFoundError
-        When there is nothing at the path.
-    ModelFormatError
-        When it is no ONNX model, or a damaged one.
-    UnsupportedLayerError
-        When it has an operator, or an attribute of one, that lrpfast does not read; the message names it.
-    MissingPackageError
-        When the package onnx is not installed.
-
-    Examples
-    --------
-    >>> from onnx import parser
-    >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 2] x) => (float[N, 2] y) { y = Relu(x) }'
-    >>> lrpfast.from_onnx(parser.parse_model(text)).predict(np.array([[-1.0, 2.0]])).tolist()
-    [[0.0, 2.0]]
-    """
-    prefix = f"{os.fsdecode(model)}: " if isinstance(model, (str, os.PathLike)) else ""
-    try:
-        with budgeted(_file_size(model)):
-            file = read(model, check_input_shape(input_shape))
-            with naming_open_sizes({item.name: item.sample for item in file.inputs}):
-                return build(file)
-    except InputShapeError as error:
-        raise InputError(f"{prefix}{error}") from error
-    except InputError:
-        raise
-    except LrpfastError as error:
-        if (
-            prefix
-            and not str(error).startswith(prefix)
-            and isinstance(error, (ModelFormatError, UnsupportedLayerError))
-        ):
-            raise type(error)(f"{prefix}{error}") from error
-        raise
-    except (MemoryError, RecursionError) as error:
-        raise ModelFormatError(f"{prefix}reading it takes more memory than there is ({error})") from error
-
-
-def _file_size(model: Any) -> int:
-    """How many bytes the model's file, or what stands for it, holds; 0 where there is none to read."""
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        return len(model)
-    if isinstance(model, (str, os.PathLike)):
-        path = Path(os.fsdecode(model))
-        try:
-            return held_bytes(path) if path.is_file() else 0
-        except OSError:
-            return 0
-    graph = getattr(model, "graph", None)  # not of the whole, which may be more than protobuf writes
-    return sum(item.ByteSize() for item in (*graph.initializer, *graph.node)) if graph is not None else 0
-
-
 def build(file: File) -> Model:
     """The Model of a graph."""
     obstacles = NodeObstacles()
@@ -192,8 +118,6 @@ def _build(file: File, batches: tuple[int, int], obstacles: NodeObstacles) -> Mo
             is_mask = item.name in masks
             tensor = builder.input(item.name, item.sample, "truth" if is_mask else "number")
             if item.batch:
-                text = f"the input {item.name!r} has the batch on axis {item.batch}; lrpfast takes it first"
-                warnings.warn(f"{text}: (samples, {', '.join(map(str, item.sample))})", stacklevel=3)
                 tensor = replace(tensor, batch=BatchAxis(item.batch))
             values[item.name] = Condition(tensor, boolean=item.truth) if is_mask else tensor
     integer_inputs = {item.name for item in file.inputs if item.integer and not item.problem and item.name not in masks}

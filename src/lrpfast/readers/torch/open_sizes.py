@@ -10,14 +10,11 @@ from ...errors import LrpfastError
 from ...model.graph import Model
 from ...model.layers import Shape
 from ..input_shape import InputShapes, names_cure, resolve_shapes
-from ..open_model import OpenModel
+from ..open_model import SIZES, of_sizes
 from .graph import build
 from .nodes import CONVERTERS
 from .records import TorchProgram
 from .sizes import open_shape, symbol_of
-
-#: Sizes of which a program is read to see which layers it has, as far as its ranges allow.
-_SIZES = (6, 8, 16, 32, 64, 128, 224, 256)
 
 
 def read(program: TorchProgram, input_shape: InputShapes | None = None) -> Model:
@@ -66,22 +63,8 @@ def _of_open_sizes(program: TorchProgram, input_shape: InputShapes) -> Model | N
         return None
     opened: Mapping[str, Shape] = dict(zip(program.inputs, shapes, strict=True))  # type: ignore[arg-type]
     reader = _Reader(program, sum(a.nbytes for a in program.constants.values()))
-    models: list[Model] = []
-    tried = set()
-    for n in _SIZES:
-        fixed = [_fixed(program, name, shape, n) for name, shape in opened.items()]
-        if None in fixed or tuple(fixed) in tried:
-            continue
-        tried.add(tuple(fixed))
-        try:
-            models.append(reader(fixed))  # type: ignore[arg-type]
-        except LrpfastError:
-            continue
-        if len(models) == 2:
-            break
-    if len(models) < 2 or not OpenModel.fits(models[0], models[1]):
-        return None
-    return OpenModel(models[0], models[1], [*opened.values()], reader)
+    fixed = ([_fixed(program, name, shape, n) for name, shape in opened.items()] for n in SIZES)
+    return of_sizes([*opened.values()], (shapes for shapes in fixed if None not in shapes), reader)  # type: ignore[misc]
 
 
 def _fixed(program: TorchProgram, name: str, shape: Shape, n: int) -> Shape | None:
