@@ -142,7 +142,7 @@ cdef class Translation(Records):
         # many_k reads weights in the order that this run's kernels pack, not in that of kernels for products
         op.many_k = (op.contracts and op.geometry == NULL and op.groups == 1 and op.columns <= MANY_K_COLUMNS
                      and op.depth > DEPTH and not lazy and not op.tf32)
-        if not (self.code.f64 or lazy or op.diagonal or op.many_k):
+        if not (self.code.f64 or lazy or op.diagonal or op.many_k or op.few):
             least = PRODUCTS_FROM["weights_of_one_row" if op.geometry == NULL and op.rows == 1 else "weights"]
             if (op.depth >= max(PRODUCTS_FROM["depth"], SMALL_K_DEPTH + 1) and op.columns >= PRODUCTS_FROM["columns"]
                     and op.depth * op.columns >= least):
