@@ -369,7 +369,7 @@ def _order(parts: Sequence[tuple[Group, Any]]) -> np.ndarray:
 
 def _joined(order: np.ndarray, arrays: Sequence[Any]) -> Any:
     """Values of all samples in order: an array if they have one shape, else a list."""
-    if len({a.shape[1:] for a in arrays if not isinstance(a, list)}) > 1 or any(isinstance(a, list) for a in arrays):
+    if any(isinstance(a, list) for a in arrays) or len({a.shape[1:] for a in arrays}) > 1:
         rows = [row for a in arrays for row in a]
         return [rows[i] for i in order]
     whole = module_of(as_array(arrays[0])).concatenate([as_array(a) for a in arrays])[order]

@@ -116,6 +116,25 @@ class Collected:
     error: dict[str, float] | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
 
+    @property
+    def right(self) -> float | None:
+        """The share of samples that are predicted right; None where their classes are not known."""
+        if self.confusion is None:
+            return None
+        return float(self.confusion[:, 1].sum() / max(1, self.confusion[:, 0].sum()))
+
+    @property
+    def median_reached(self) -> float | None:
+        """The median share of the output that reaches the input; None where none is known."""
+        if self.reached is None or not np.isfinite(self.reached).any():
+            return None
+        return float(np.median(self.reached[np.isfinite(self.reached)]))
+
+    @property
+    def doubtful(self) -> int:
+        """The number of explanations that mean little."""
+        return sum(self.counts.get(key, 0) for key in ("amplified", "vanished", "zero"))
+
 
 def of_model(data: Source, x: np.ndarray) -> Any:
     """Samples of a source as the model takes them: a list for several inputs."""

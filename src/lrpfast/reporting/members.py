@@ -8,17 +8,15 @@ import numpy as np
 
 from ..analyzer import Analyzer
 from ..batch import Source
-from ..engine.plan import describe
 from ..engine.provenance import record
 from ..errors import ShapeError
-from ..rules import Pass
 from ..table import counted
 from ..version import __version__
 from .collect import Collected
 from .page import Page
 from .pictures import Drawing
 from .settings import Labels, ReportSettings
-from .write import target_of_page
+from .write import rows_of, rules_by_layer, target_of_page
 
 
 class _Member(NamedTuple):
@@ -74,19 +72,12 @@ class MembersPage:
                 f"the member {name!r} takes samples of shape {analyzer.input_shape}, those before it of "
                 f"{self._first[0].input_shape}"
             )
-        right = None
-        if c.confusion is not None:
-            right = float(c.confusion[:, 1].sum() / max(1, c.confusion[:, 0].sum()))
-        reached = None
-        if c.reached is not None and np.isfinite(c.reached).any():
-            reached = float(np.median(c.reached[np.isfinite(c.reached)]))
-        doubtful = sum(c.counts.get(key, 0) for key in ("amplified", "vanished", "zero"))
         some = [(label, i) for i, label in enumerate(c.groups) if statistics.count[i]]
         means = {label: statistics.mean[i] for label, i in some}
         for label, i in some:
             self._counts[label] = max(self._counts.get(label, 0), int(statistics.count[i]))
         digest = record(analyzer._core)["model_digest"]  # as `report` has it
-        self._members.append(_Member(name, digest, right, reached, doubtful, means))
+        self._members.append(_Member(name, digest, c.right, c.median_reached, c.doubtful, means))
 
     def document(self) -> bytes:
         """The page."""
@@ -126,17 +117,9 @@ class MembersPage:
             ("device", analyzer.device),
             ("lrpfast", __version__),
         ]
-        if settings.normalize is not None:
-            rows.append(("maps", f"each divided by {settings.normalize} before they are averaged"))
-        if settings.command is not None:
-            rows.append(("command", settings.command))
-        page.pairs(rows)
+        page.pairs(rows + rows_of(settings))
         page.heading("Rules by layer, of the first model")
-        steps = [(step.name, type(step.layer).__name__, step.rule) for step in core.plan.steps]
-        page.table(
-            [("layer", "type", "rule")]
-            + [(name, kind, describe(rule)) for name, kind, rule in steps if not isinstance(rule, Pass)]
-        )
+        page.table(rules_by_layer(core))
 
     def _table(self, page: Page, common: list[Any]) -> None:
         """A row for each member; how near its maps are to those of all."""

@@ -12,6 +12,7 @@ import numpy as np
 from ..analyzer import Analyzer
 from ..batch import Source
 from ..batch.inputs import SeveralSource
+from ..engine.core import AnalyzerCore
 from ..engine.io_layout import IOSlot
 from ..engine.plan import describe
 from ..engine.provenance import record, target_text
@@ -86,16 +87,14 @@ class _Writer:
     def _facts(self) -> None:
         c = self._collected
         facts = [("samples", f"{c.samples:,}")]
-        if c.confusion is not None:
-            facts.append(("predicted right", f"{c.confusion[:, 1].sum() / max(1, c.confusion[:, 0].sum()):.1%}"))
+        if c.right is not None:
+            facts.append(("predicted right", f"{c.right:.1%}"))
         for name, value in (c.error or {}).items():
             facts.append((name, f"{value:.4g}"))
         facts.append(("rule", self._analyzer.composite.name.removeprefix("uniform ")))
-        if c.reached is not None and np.isfinite(c.reached).any():
-            median = float(np.median(c.reached[np.isfinite(c.reached)]))
-            facts.append(("of the output reaches the input (median)", f"{median:.1%}"))
-            doubtful = sum(c.counts.get(key, 0) for key in ("amplified", "vanished", "zero"))
-            facts.append(("explanations that mean little", f"{doubtful:,}"))
+        if c.median_reached is not None:
+            facts.append(("of the output reaches the input (median)", f"{c.median_reached:.1%}"))
+            facts.append(("explanations that mean little", f"{c.doubtful:,}"))
         self._page.facts(facts)
 
     def _made(self) -> None:
@@ -119,17 +118,11 @@ class _Writer:
         rows += [
             (key.replace("_", " "), made[key]) for key in ("start", "y_ref", "input_range", "mask_nan") if key in made
         ]
-        if settings.normalize is not None:
-            rows.append(("maps", f"each divided by {settings.normalize} before they are averaged"))
-        if settings.command is not None:
-            rows.append(("command", settings.command))
-        page.pairs(rows)
+        page.pairs(rows + rows_of(settings))
         page.heading("Rules by layer")
-        steps = [(step.name, type(step.layer).__name__, step.rule) for step in core.plan.steps]
-        table = [("layer", "type", "rule")]
-        table += [(name, kind, describe(rule)) for name, kind, rule in steps if not isinstance(rule, Pass)]
+        table = rules_by_layer(core)
         page.table(table[: MOST_LAYERS + 1])
-        passing = sum(isinstance(rule, Pass) for _, _, rule in steps)
+        passing = len(core.plan.steps) - (len(table) - 1)
         if passing:
             page.paragraph(f"All others, such as activations ({passing}), pass relevance on unchanged.", soft=True)
         if len(table) > MOST_LAYERS + 1:
@@ -416,6 +409,23 @@ def _region(drawing: Drawing, shape: Sequence[int]) -> tuple[int, ...] | None:
     channels, *sides = shape if first else (shape[2], *shape[:2])
     sizes = tuple(max(1, side // 16) for side in sides)
     return (channels, *sizes) if first else sizes
+
+
+def rows_of(settings: ReportSettings) -> list[tuple[str, str]]:
+    """How maps were averaged, and the command, as far as the settings say."""
+    rows = []
+    if settings.normalize is not None:
+        rows.append(("maps", f"each divided by {settings.normalize} before they are averaged"))
+    if settings.command is not None:
+        rows.append(("command", settings.command))
+    return rows
+
+
+def rules_by_layer(core: AnalyzerCore) -> list[tuple[str, str, str]]:
+    """A table of the layers that do not pass relevance on as it is, and their rules."""
+    steps = [step for step in core.plan.steps if not isinstance(step.rule, Pass)]
+    rows = [(step.name, type(step.layer).__name__, describe(step.rule)) for step in steps]
+    return [("layer", "type", "rule"), *rows]
 
 
 def target_of_page(target: Any) -> str:
