@@ -37,11 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
         several = Ensemble(arguments.models, functools.partial(_analyzer, arguments))
     if not arguments.inputs:
         raise UsageError("the following arguments are required: INPUTS; see lrpfast report --help")
-    model = options.of_one_output(
-        options.model_of(arguments, arguments.memory, None if several is None else several.models[0]),
-        *(arguments, "a report"),
-        several_inputs=several is None,
-    )
+    model = options.model_of(arguments, arguments.memory, None if several is None else several.models[0])
+    model = options.of_one_output(model, arguments, "a report", several_inputs=several is None)
     names = [model.nodes[i].name for i in model.inputs]
     arguments.inputs = options.inputs_of(arguments.inputs, model)
     arguments.open_inputs = options.opener(model, arguments)
